@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a virtual environment of its own, made anew when pyproject.toml changes.
+PYTHON ?= python3
+VENV := .venv
+LOWEST := .venv-lowest
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-lowest lint bench bench-tokens format clean
+
+demo: $(VENV)/.ready
+	@$(BIN)/safe-llm demo
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -n 2
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks
+
+bench-tokens: $(VENV)/.ready
+	$(BIN)/python benchmarks/tokens.py $(FILE)
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* dist
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(LOWEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" "openai==2.45.0"
+	@touch $@

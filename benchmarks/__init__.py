@@ -1,0 +1,1 @@
+"""What the guard costs beside the bare SDK: ``python -m benchmarks``."""

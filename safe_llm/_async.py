@@ -1,0 +1,260 @@
+"""The async side: drives the path for `AsyncSafeOpenAI`, and is what its ``client.guard`` is."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from . import inquiry
+from ._shell import Shell, call_of, is_async, switch_values
+from ._streams import metered
+from ._transport import Sending, sending
+from .deadline import within
+from .effects import (
+    Complete,
+    Compute,
+    Effect,
+    FindPlan,
+    Flow,
+    Inspect,
+    Peek,
+    Reserve,
+    Send,
+    Settle,
+    T,
+    drive_async,
+)
+from .identity import claim_of
+from .stores import open_async_store
+from .types import Finding, LimitStatus, LocalReservation, Outcome, Quote, Refusal, Reservation
+
+Transmit = Callable[[dict[str, Any]], Awaitable[Any]]
+"""Sends a body by the SDK's own means."""
+
+
+class AsyncGuard(Shell):
+    """What the SDK has no name for: how limits stand, what a call would cost, kill switches. ``client.guard``."""
+
+    open_store = staticmethod(open_async_store)
+
+    def check(self) -> None:
+        """Everything may be async here."""
+
+    # What users call --------------------------------------------------------------------------------------------------
+
+    async def usage(
+        self,
+        *,
+        user_id: str | None = None,
+        feature: str | None = None,
+        session_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        plan: str | None = None,
+        model: str | None = None,
+        prompt: str | None = None,
+    ) -> list[LimitStatus]:
+        """How each limit stands that a call of this caller would meet, in the policy's order.
+
+        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked.
+        """
+        claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
+        return await self.run(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt))
+
+    async def switch_off(
+        self,
+        *,
+        feature: str | None = None,
+        user_id: str | None = None,
+        plan: str | None = None,
+        model: str | None = None,
+        reason: str = "",
+    ) -> None:
+        """Stop calls from their next one on, in every process that shares the store.
+
+        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`.
+        """
+        await self.run(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason))
+
+    async def switch_on(
+        self,
+        *,
+        feature: str | None = None,
+        user_id: str | None = None,
+        plan: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Undo `switch_off` with the same arguments. Harmless where nothing was switched off."""
+        await self.run(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model)))
+
+    async def quote(
+        self,
+        *,
+        endpoint: str | None = None,
+        user_id: str | None = None,
+        feature: str | None = None,
+        session_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> Quote:
+        """What a call with these arguments of ``create`` would be held to. Nothing is sent, nothing is held.
+
+        ``messages`` means chat completions; other surfaces are named: ``endpoint="embeddings"``.
+        """
+        claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
+        return await self.run(inquiry.quote(self.core, call_of(endpoint, arguments, claim)))
+
+    async def close(self, *, store: bool = True) -> None:
+        """Deliver what the sinks still wait for, and close the store if the client opened it."""
+        await asyncio.to_thread(self._dispatcher.close)
+        if store and self._owns_store:
+            closed = self._store.close()
+            if inspect.isawaitable(closed):
+                await closed
+
+    # What the client calls --------------------------------------------------------------------------------------------
+
+    async def run(self, flow: Flow[T], transmit: Transmit | None = None) -> T:
+        """Drive a flow of the path, sending by `transmit`."""
+
+        def perform(effect: Effect) -> Any:
+            if type(effect) is Send:
+                assert transmit is not None
+                return self._send(effect, transmit)
+            return self._perform(effect)
+
+        return await drive_async(flow, perform)
+
+    def _perform(self, effect: Effect) -> Any:
+        """Do an effect, or answer with a coroutine that does it where it may wait or block the event loop."""
+        match effect:
+            case Reserve() | Settle() | Peek():
+                return self._ask_store(effect) if self.blocking else self._now(effect)
+            case Complete(flow, waits):
+                finishing = drive_async(flow, self._perform)
+                return _insist(finishing) if waits or self.blocking else finishing
+            case Compute(function):
+                return _off_loop(function)
+            case FindPlan(identity):
+                found = self._found_plan(identity)
+                return _awaited(found) if inspect.isawaitable(found) else found
+            case Inspect(check, content):
+                return _inspected(check.inspect(content))
+        return self._now(effect)
+
+    async def _ask_store(self, effect: Reserve | Settle | Peek) -> Any:
+        store: Any = self._store
+        if not is_async(store.reserve):
+            return await _insist(asyncio.to_thread(self._now, effect), self._give_back)
+        try:
+            match effect:
+                case Reserve(id, charges, ttl):
+                    return await _insist(store.reserve(id, charges, ttl), self._give_back)
+                case Settle(LocalReservation() as reservation, actual):
+                    return self._local.settle(reservation, actual)
+                case Settle(reservation, actual):
+                    return await _insist(store.settle(reservation, actual))
+                case Peek(charges):
+                    return await store.peek(charges)
+        except Exception as error:
+            match effect:
+                case Reserve(id, charges, ttl):
+                    return self._reserve_locally(error, id, charges, ttl)
+                case Settle():
+                    self._lost(error)
+                    return False
+            raise self._unreadable(error) from error
+
+    async def _give_back(self, answer: Reservation | Refusal) -> None:
+        """A reservation that came after its caller was cancelled is settled at nothing."""
+        if isinstance(answer, Reservation):
+            await self._ask_store(Settle(answer, [0] * len(answer.charges)))
+
+    async def _send(self, effect: Send, transmit: Transmit) -> Outcome:
+        state = Sending(effect.admission, self.core.clock.monotonic)
+        left = None if state.deadline is None else state.deadline.remaining()
+        if left == 0:
+            return state.outcome(error=state.too_late())
+        token = sending.set(state)
+        try:
+            with within(state.deadline):
+                async with asyncio.timeout(left) as timeout:
+                    value = await transmit(effect.body)
+        except BaseException as error:
+            state.disown()
+            return state.outcome(error=state.too_late() if timeout.expired() else error)
+        finally:
+            sending.reset(token)
+        if state.stream is not None:
+            state.stream = None  # the caller's from here on
+            return Outcome(value=value, open=True)
+        return state.outcome(value)
+
+    def open(self, state: Sending, response: Any) -> None:
+        """A response is still open: settle the call when its stream ends."""
+        loop = asyncio.get_running_loop()
+
+        async def done(error: BaseException | None, exhausted: bool) -> None:
+            outcome = state.outcome(error=error, exhausted=exhausted)
+            await self._perform(Complete(self.core.finish(state.admission, outcome), outcome.to_be_counted))
+
+        def abandoned(inner: Any) -> None:
+            flow = self.core.finish(state.admission, state.outcome(exhausted=False))
+            _start(loop, inner.aclose())
+            if self.blocking:
+                _start(loop, drive_async(flow, self._perform))
+            else:
+                self._soon(flow, waits=False)
+
+        state.stream = metered(response, state, done, abandoned, is_async=True)
+
+
+async def _off_loop(function: Callable[[], T]) -> T:
+    return await asyncio.to_thread(function)
+
+
+async def _awaited(result: Awaitable[T]) -> T:
+    return await result
+
+
+async def _inspected(found: Any) -> tuple[Finding, ...]:
+    return tuple(await found if inspect.isawaitable(found) else found)
+
+
+async def _insist(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]] | None = None) -> T:
+    """Wait for work that must come to its end, however often the waiting task is cancelled meanwhile; then undo it, if
+    that can be done. The cancellation is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if undo is not None and task.exception() is None:
+        undoing = asyncio.ensure_future(undo(task.result()))
+        while not undoing.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([undoing])
+    raise cancelled
+
+
+def _start(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> None:
+    """Run work on a loop from any thread; if the loop is gone, so are its connections, and the lease settles."""
+    if loop.is_closed():
+        work.close()
+    else:
+        loop.call_soon_threadsafe(_keep, loop, work)
+
+
+_running: set[asyncio.Task[Any]] = set()
+
+
+def _keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> None:
+    task = loop.create_task(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)

@@ -1,0 +1,392 @@
+"""What the sync and the async side share: settings, reading requests, and effects that need no waiting."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from functools import cache
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from openai._types import NotGiven, Omit
+
+from ._transport import sending
+from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Reserve, Settle, drive
+from .endpoints import ENDPOINTS, Route, Unguarded, classify
+from .errors import ConfigurationError, StoreUnavailableError
+from .guard import Guard
+from .identity import NOTHING, Claim, claim_of, current
+from .policy import Policy
+from .sinks import Dispatcher, LoggingSink
+from .stores import AwaitableQuotaStore, MemoryQuotaStore
+from .types import Call, Charge, Clock, Event, LocalReservation, Refusal, Reservation, Tally
+
+log = logging.getLogger("safe_llm")
+
+CLAIM_HEADER = "____safe_llm_claim"
+"""Carries what a call says of its caller from the typed facades through every calling style of the SDK to `request`,
+which takes it out again. Only a `Carried` is taken for one, so no header from outside can name a user."""
+
+
+class Carried(NamedTuple):
+    """What the private header carries."""
+
+    call: Claim
+    """What the call's own arguments say."""
+    context: Claim
+    """What `identify` said where the call was made."""
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    # Looked up at each call, so that a test that replaces time.time is heard.
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Shell:
+    """A guard with everything around it that does I/O: store, sinks, ``plan_for``."""
+
+    open_store: Callable[[str], Any]
+    settings: dict[str, Any]
+    """The arguments that it was built from, resolved: what a copy of the client starts from."""
+
+    def __init__(
+        self,
+        core: Guard,
+        store: Any,
+        dispatcher: Dispatcher,
+        plan_for: Callable[[str], Any] | Mapping[str, str] | None,
+        *,
+        owns_store: bool,
+    ) -> None:
+        self.core = core
+        # The shell itself keeps a blocking store off the event loop, and knows one that never blocks.
+        self._store = store.store if isinstance(store, AwaitableQuotaStore) else store
+        self._dispatcher = dispatcher
+        self._plan_for = plan_for
+        self._owns_store = owns_store
+        self._local = MemoryQuotaStore(clock=core.clock.time)
+        self._claim = NOTHING
+        self._warned = False
+        self._ways: dict[type, Callable[..., Any]] = {
+            Reserve: self._reserve,
+            Settle: self._settle,
+            Peek: self._peek,
+            Emit: self._emit,
+            FindPlan: self._found_plan,
+            Compute: lambda function: function(),
+            Inspect: lambda check, content: tuple(check.inspect(content)),
+            Complete: lambda flow, _waits: drive(flow, self._now),
+        }
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the store may wait for I/O."""
+        return bool(getattr(self._store, "blocking", True))
+
+    def with_claim(self, claim: Claim) -> Any:
+        """This guard as a client that is bound to a caller reaches it. Everything else is shared."""
+        bound = copy(self)
+        bound._claim = claim
+        return bound
+
+    def bound(self, claim: Claim) -> Claim:
+        """A claim laid over the one of the client that this guard was reached through, and over the context."""
+        return claim.over(self._claim).over(current())
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self.core.policy
+
+    # Effects that never wait ------------------------------------------------------------------------------------------
+
+    def _now(self, effect: Effect) -> Any:
+        """Do an effect at once, in this thread."""
+        return self._ways[type(effect)](*effect)
+
+    def _emit(self, event: Event) -> None:
+        with self._occupied():
+            self._dispatcher.emit(event)
+
+    def _found_plan(self, identity: Claim) -> Any:
+        if self._plan_for is None:
+            return None
+        user = identity.user
+        return self._plan_for.get(user) if isinstance(self._plan_for, Mapping) else self._plan_for(user)
+
+    def _reserve(self, id: str, charges: Sequence[Charge], ttl: float) -> Reservation | Refusal:
+        try:
+            with self._occupied():
+                answer: Reservation | Refusal = self._store.reserve(id, charges, ttl)
+        except Exception as error:
+            return self._reserve_locally(error, id, charges, ttl)
+        return answer
+
+    def _reserve_locally(
+        self, error: Exception, id: str, charges: Sequence[Charge], ttl: float
+    ) -> Reservation | Refusal:
+        if self.policy.on_store_error == "deny":
+            raise self._unavailable(error) from error
+        answer = self._local.reserve(id, charges, ttl)
+        return LocalReservation(*answer) if isinstance(answer, Reservation) else answer
+
+    def _settle(self, reservation: Reservation, actual: Sequence[int]) -> bool:
+        try:
+            with self._occupied():
+                store = self._local if isinstance(reservation, LocalReservation) else self._store
+                first: bool = store.settle(reservation, actual)
+        except Exception as error:
+            self._lost(error)
+            return False
+        return first
+
+    def _lost(self, error: Exception) -> None:
+        """A settlement did not reach the store. The call's result is not lost for it; its lease is charged in full."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "A settlement did not reach the quota store: %s. What was reserved stays charged.", _name(error)
+            )
+
+    def _peek(self, charges: Sequence[Charge]) -> Sequence[Tally]:
+        try:
+            with self._occupied():
+                tallies: Sequence[Tally] = self._store.peek(charges)
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return tallies
+
+    @staticmethod
+    def _unreadable(error: Exception) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"The quota store failed with {_name(error)} while limits were looked at. Try again when the store is back."
+        )
+
+    @staticmethod
+    def _unavailable(error: Exception) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"The call is denied: the quota store failed with {_name(error)}, and on_store_error is deny. Nothing was "
+            "sent. Try again when the store is back."
+        )
+
+    # Endings without a reader -----------------------------------------------------------------------------------------
+
+    def _occupied(self) -> Any:
+        return _Occupied()
+
+    def _soon(self, flow: Flow[Any], *, waits: bool) -> None:
+        """Run a flow that nobody waits for: at once if it neither waits nor finds this thread inside a lock of ours,
+        which the garbage collector may have interrupted; else in a thread of its own."""
+        if waits or bool(getattr(_busy, "depth", None)):
+            self._dispatcher.defer(lambda: drive(flow, self._now))
+        else:
+            drive(flow, self._now)
+
+
+_busy = threading.local()
+"""How deep each thread is inside locks of ours: stores and sinks may be shared, so it is not each guard's own."""
+
+
+class _Occupied:
+    """Marks this thread as being inside a lock of ours."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        _busy.depth = getattr(_busy, "depth", 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        _busy.depth -= 1
+
+
+def _name(error: BaseException) -> str:
+    return type(error).__name__
+
+
+# Reading the SDK's request --------------------------------------------------------------------------------------------
+
+
+def take_claim(options: Any, bound: Claim) -> tuple[Any, Claim]:
+    """A request's options without the private header, and who calls: call before client before context."""
+    headers = options.headers
+    if isinstance(headers, NotGiven) or CLAIM_HEADER not in headers:
+        return options, bound.over(current())
+    rest = dict(headers)
+    carried = rest.pop(CLAIM_HEADER)
+    options.headers = rest  # only a facade puts the header there, and the options with it are this call's own
+    if not isinstance(carried, Carried):
+        return options, bound.over(current())
+    return options, carried.call.over(bound).over(carried.context)
+
+
+def read_call(options: Any, route: Route, claim: Claim, timeout: Any) -> Call:
+    """The call that a request to a guarded route is, ``extra_body`` merged in as the SDK would."""
+    given, extra = options.json_data, options.extra_json
+    body: dict[str, Any] = {}
+    as_json = getattr(options, "content", None) is None and not options.files
+    if as_json and (given is None or isinstance(given, Mapping)):
+        merged = {**(given or {}), **(extra or {})}
+        body = {name: value for name, value in merged.items() if not isinstance(value, Omit | NotGiven)}
+    if isinstance(options.timeout, NotGiven):
+        total = timeout
+    else:
+        total = options.timeout
+    return Call(
+        endpoint=ENDPOINTS[route.path],
+        body=body,
+        claim=claim,
+        deployment=route.deployment,
+        query={**dict(parse_qsl(urlsplit(options.url).query, keep_blank_values=True)), **(options.params or {})},
+        timeout=float(total) if isinstance(total, int | float) else None,
+        stream=body.get("stream") is True,
+    )
+
+
+def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim) -> Call:
+    """The call that these arguments of a guarded method would make.
+
+    Raises:
+        ConfigurationError: there is no such endpoint.
+    """
+    name = endpoint or ("responses" if "input" in arguments else "chat.completions")
+    found = next((known for known in ENDPOINTS.values() if known.name == name), None)
+    if found is None:
+        names = ", ".join(sorted(known.name for known in ENDPOINTS.values()))
+        raise ConfigurationError(f"There is no guarded endpoint {name!r}. There are: {names}.")
+    rest = dict(arguments)
+    extra, query, timeout = rest.pop("extra_body", None), rest.pop("extra_query", None), rest.pop("timeout", None)
+    rest.pop("extra_headers", None)
+    body = {k: v for k, v in {**rest, **(extra or {})}.items() if not isinstance(v, Omit | NotGiven)}
+    messages = body.get("messages")
+    if isinstance(messages, Iterable) and not isinstance(messages, str | Mapping):
+        body["messages"] = list(messages)
+    return Call(
+        endpoint=found,
+        body=body,
+        claim=claim,
+        query=dict(query or {}),
+        timeout=float(timeout) if isinstance(timeout, int | float) else None,
+        stream=body.get("stream") is True,
+    )
+
+
+def switch_values(
+    feature: str | None, user_id: str | None, plan: str | None, model: str | None
+) -> dict[str, str | None]:
+    """What a kill switch names, by dimension. A name obeys the same rules as in a call."""
+    claim_of(user_id=user_id, feature=feature)
+    claim_of(user_id=plan, feature=model)
+    return {"feature": feature, "model": model, "plan": plan, "user": user_id}
+
+
+def read_unguarded(options: Any, route: Route, claim: Claim) -> Call:
+    """The call that a request to any other route is. Nothing in it is read but its model."""
+    body = options.json_data if isinstance(options.json_data, dict) else {}
+    model = body.get("model")
+    return Call(Unguarded(str(route)[:256]), body, claim, model=model[:256] if isinstance(model, str) else "")  # type: ignore[arg-type]
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Outside of any guarded call: for requests that one call's machinery makes beside it."""
+    token = sending.set(None)
+    try:
+        yield
+    finally:
+        sending.reset(token)
+
+
+def with_body(options: Any, body: dict[str, Any]) -> Any:
+    """The options with this body in place of what came."""
+    return options.model_copy(update={"json_data": body, "extra_json": None})
+
+
+def route_of(options: Any, base_url: str) -> Route:
+    """The route that a request is for."""
+    return classify(options.method, options.url, base_url, ENDPOINTS)
+
+
+GUARD_OPTIONS = ("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock")
+"""What the clients take beside the SDK's own options."""
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def build(
+    shell: Any,
+    *,
+    policy: Any,
+    quota_store: Any,
+    plan_for: Any,
+    sinks: Any,
+    checks: Any,
+    hash_key: bytes | str | None,
+    clock: Clock | None,
+) -> Any:
+    """A guard from a client's arguments, and from the environment where they say nothing.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
+    """
+    chosen = Policy.of(policy if policy is not None else os.environ.get("SAFE_LLM_POLICY") or None)
+    time_source = clock if clock is not None else SystemClock()
+    if quota_store is None:
+        quota_store = os.environ.get("SAFE_LLM_QUOTA_STORE") or "memory://"
+    owns_store = isinstance(quota_store, str)
+    store = shell.open_store(quota_store) if owns_store else quota_store
+    if not all(callable(getattr(store, name, None)) for name in ("reserve", "settle", "peek")):
+        raise ConfigurationError(f"quota_store= takes a QuotaStore or a URL, not {_name(store)}.")
+    follow = getattr(getattr(store, "store", store), "follow", None)
+    if clock is not None and follow is not None:
+        follow(clock.time)
+    if plan_for is not None and not callable(plan_for) and not isinstance(plan_for, Mapping):
+        raise ConfigurationError("plan_for= takes a callable user_id -> plan name, or a mapping of them.")
+    key = _hash_key(hash_key)
+    receivers = [LoggingSink()] if sinks is None else list(sinks)
+    core = Guard(chosen, clock=time_source, hash_key=key, checks=tuple(checks or ()))
+    built = shell(core, store, Dispatcher(receivers), plan_for, owns_store=owns_store)
+    built.settings = {
+        "policy": chosen,
+        "quota_store": store,
+        "plan_for": plan_for,
+        "sinks": receivers,
+        "checks": core.checks,
+        "hash_key": key,
+        "clock": clock,
+    }
+    built.check()
+    return built
+
+
+@cache
+def _process_key() -> bytes:
+    return secrets.token_bytes(32)
+
+
+def _hash_key(given: bytes | str | None) -> bytes:
+    key = given if given is not None else os.environ.get("SAFE_LLM_HASH_KEY") or None
+    if key is None:
+        return _process_key()
+    if not isinstance(key, bytes | str) or not key:
+        raise ConfigurationError("hash_key= takes bytes or a string that is not empty.")
+    return key.encode() if isinstance(key, str) else key
+
+
+def is_async(function: Any) -> bool:
+    """Whether a function, or an object's method, is a coroutine function."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004  # the method itself is what may be a coroutine
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)

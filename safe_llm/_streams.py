@@ -1,0 +1,303 @@
+"""The streams that callers read: the bytes underneath, and the SDK's own stream classes made to notice being left.
+
+An SDK stream that is left with ``break`` keeps its connection open, and the provider keeps writing, and billing, an
+answer that nobody reads. Here leaving the loop closes the stream; so does dropping it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread  # noqa: F401  # it cannot be imported while the process exits, and counting needs it
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
+
+from openai import AsyncStream, Stream
+
+from ._transport import Sending, base_of
+from .deadline import within
+
+T = TypeVar("T")
+
+_LEFT = (
+    "This stream was closed when its loop was left: nobody would have read, but somebody would have paid for, the rest "
+    "of the answer. To look at the first chunk only, use next(stream), or keep the iterator: it = iter(stream)."
+)
+
+Done = Callable[[BaseException | None, bool], Any]
+"""Called once with the error that ended a stream, if any, and whether it was read to its end."""
+
+
+class _Bytes:
+    """A response's bytes on their way to the reader."""
+
+    def __init__(self, inner: Any, sending: Sending, done: Done, abandoned: Callable[[Any], None]) -> None:
+        self._inner = inner
+        self._sending = sending
+        self._done: Done | None = done
+        self._abandoned = abandoned
+        self._process = os.getpid()
+        self._begun = False
+        _open.add(self)
+
+    def _take(self) -> Done | None:
+        """What to call at the end; None from the second time on, and in a forked copy, which is the parent's to end."""
+        done, self._done = self._done, None
+        return done if self._process == os.getpid() else None
+
+    def abandon(self) -> None:
+        """End without waiting: the reader is gone. May be called by the garbage collector."""
+        if self._take() is not None:
+            self._abandoned(self._inner)
+
+    def disown(self) -> None:
+        """Somebody else settles."""
+        self._take()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.abandon()
+
+
+_open: WeakSet[_Bytes] = WeakSet()
+
+
+@atexit.register
+def _settle_open_streams() -> None:
+    """A normal exit settles what is still being read. Runs before the sinks are flushed, which registered earlier."""
+    for stream in list(_open):
+        with suppress(Exception):  # one that fails is not to keep the others from being settled
+            stream.abandon()
+
+
+class _SyncBytes(_Bytes):
+    def __iter__(self) -> Iterator[bytes]:
+        if self._begun:  # whoever drains what is left after the end
+            yield from self._inner
+            return
+        self._begun = True
+        sending = self._sending
+        deadline, chunks = sending.deadline, iter(self._inner)
+        enforced = sending.bounded and deadline is not None
+        try:
+            while True:
+                if enforced:
+                    with within(deadline):
+                        data = next(chunks, None)
+                else:
+                    data = next(chunks, None)
+                    if deadline is not None and deadline.expired:
+                        raise sending.too_late()
+                if data is None:
+                    break
+                if out := sending.feed(data):
+                    yield out
+            if out := sending.end():
+                yield out
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            shown = self._fail(error)
+            if shown is error:
+                raise
+            raise shown from error
+        self._finish(None, True)
+
+    def _fail(self, error: BaseException) -> BaseException:
+        sending = self._sending
+        late = sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception)
+        shown = sending.too_late() if late else error
+        self._finish(shown, True)
+        return shown
+
+    def _finish(self, error: BaseException | None, exhausted: bool) -> None:
+        done = self._take()
+        if done is not None:
+            done(error, exhausted)
+
+    def close(self) -> None:
+        try:
+            self._inner.close()
+        finally:
+            self._finish(None, False)
+
+
+class _AsyncBytes(_Bytes):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._begun:  # whoever drains what is left after the end, as the SDK does
+            async for data in self._inner:
+                yield data
+            return
+        self._begun = True
+        sending = self._sending
+        deadline, chunks = sending.deadline, aiter(self._inner)
+        enforced = sending.bounded and deadline is not None
+        try:
+            while True:
+                if enforced:
+                    with within(deadline):
+                        data = await anext(chunks, None)
+                else:
+                    data = await sending.step(anext(chunks, None))
+                if data is None:
+                    break
+                if out := sending.feed(data):
+                    yield out
+            if out := sending.end():
+                yield out
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            shown = await self._fail(error)
+            if shown is error:
+                raise
+            raise shown from error
+        await self._finish(None, True)
+
+    async def _fail(self, error: BaseException) -> BaseException:
+        sending = self._sending
+        late = sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception)
+        shown = sending.too_late() if late else error
+        await self._finish(shown, True)
+        return shown
+
+    async def _finish(self, error: BaseException | None, exhausted: bool) -> None:
+        done = self._take()
+        if done is not None:
+            await done(error, exhausted)
+
+    async def aclose(self) -> None:
+        try:
+            await self._inner.aclose()
+        finally:
+            await self._finish(None, False)
+
+
+_classes: dict[tuple[type, type], type] = {}
+
+
+def metered(response: Any, sending: Sending, done: Done, abandoned: Callable[[Any], None], *, is_async: bool) -> Any:
+    """Put our stream into an open response; returns it."""
+    ours = _AsyncBytes if is_async else _SyncBytes
+    theirs = base_of(response.stream, "AsyncByteStream" if is_async else "SyncByteStream")
+    # httpx and httpx2 each insist on a stream of their own class.
+    made = _classes.get((ours, theirs))
+    if made is None:
+        made = _classes[ours, theirs] = type("MeteredStream", (ours, theirs), {})
+    response.stream = made(response.stream, sending, done, abandoned)
+    return response.stream
+
+
+class SafeStream(Stream[T], Generic[T]):
+    """The SDK's `Stream`, closed when its loop is left or when it is dropped."""
+
+    def __init__(self, **arguments: Any) -> None:
+        # The iterator belongs to a stream inside, so that nothing keeps this one alive but its user.
+        self.__dict__.update(Stream(**arguments).__dict__)
+
+    def __iter__(self) -> Iterator[T]:
+        return _Loop(self)
+
+    def leave(self) -> None:
+        """Close; a later attempt to read says why."""
+        if not self.response.is_closed:
+            self._iterator = _left()
+            self.response.close()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing() and "response" in self.__dict__:
+            self.response.close()
+
+
+class _Loop(Generic[T]):
+    """One loop over a stream. It knows whether it came to the stream's end."""
+
+    __slots__ = ("_step", "_stream")
+
+    def __init__(self, stream: SafeStream[T]) -> None:
+        self._stream: SafeStream[T] | None = stream
+        self._step = stream._iterator.__next__
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            return self._step()
+        except BaseException:
+            self._stream = None
+            raise
+
+    def __del__(self) -> None:
+        if self._stream is not None and not sys.is_finalizing():
+            self._stream.leave()
+
+
+def _left() -> Iterator[Any]:
+    raise RuntimeError(_LEFT)
+    yield
+
+
+class SafeAsyncStream(AsyncStream[T], Generic[T]):
+    """The SDK's `AsyncStream`, closed when its loop is left or when it is dropped."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.__dict__.update(AsyncStream(**arguments).__dict__)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return _AsyncLoop(self)
+
+    def leave(self) -> None:
+        """Close, without waiting for it; a later attempt to read says why."""
+        if not self.response.is_closed:
+            self._iterator = _async_left()
+            self._abandon()
+
+    def _abandon(self) -> None:
+        stream = self.response.stream
+        if isinstance(stream, _Bytes):
+            stream.abandon()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing() and "response" in self.__dict__:
+            self._abandon()
+
+
+class _AsyncLoop(Generic[T]):
+    __slots__ = ("_step", "_stream")
+
+    def __init__(self, stream: SafeAsyncStream[T]) -> None:
+        self._stream: SafeAsyncStream[T] | None = stream
+        self._step = stream._iterator.__anext__
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self._step()
+        except BaseException:
+            self._stream = None
+            raise
+
+    def __del__(self) -> None:
+        if self._stream is not None and not sys.is_finalizing():
+            self._stream.leave()
+
+
+async def _async_left() -> AsyncIterator[Any]:
+    raise RuntimeError(_LEFT)
+    yield
+
+
+def noticing(stream_cls: Any) -> Any:
+    """The stream class to build for the caller: ours in place of the SDK's own, anybody else's as it is."""
+    origin = getattr(stream_cls, "__origin__", stream_cls)
+    ours: Any = {Stream: SafeStream, AsyncStream: SafeAsyncStream}.get(origin)
+    if ours is None:
+        return stream_cls
+    arguments = getattr(stream_cls, "__args__", ())
+    return ours[arguments] if arguments else ours

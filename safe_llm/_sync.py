@@ -1,0 +1,149 @@
+"""The sync side: drives the path for `SafeOpenAI`, and is what its ``client.guard`` is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import inquiry
+from ._shell import Shell, call_of, is_async, switch_values
+from ._streams import metered
+from ._transport import Sending, sending
+from .deadline import within
+from .effects import Effect, Flow, Send, T, drive
+from .errors import ConfigurationError
+from .identity import claim_of
+from .stores import open_store
+from .types import LimitStatus, Outcome, Quote
+
+Transmit = Callable[[dict[str, Any]], Any]
+"""Sends a body by the SDK's own means."""
+
+
+class SyncGuard(Shell):
+    """What the SDK has no name for: how limits stand, what a call would cost, kill switches. ``client.guard``."""
+
+    open_store = staticmethod(open_store)
+
+    def check(self) -> None:
+        """Refuse what a sync client cannot wait for.
+
+        Raises:
+            ConfigurationError: the store, ``plan_for`` or a check is async.
+        """
+        for what, function in (
+            ("quota_store=", self._store.reserve),
+            ("plan_for=", self._plan_for),
+            *((f"the check {check.name!r}", check.inspect) for check in self.core.checks),
+        ):
+            if is_async(function):
+                raise ConfigurationError(f"{what} is async, which a sync client cannot wait for: use the async client.")
+
+    # What users call --------------------------------------------------------------------------------------------------
+
+    def usage(
+        self,
+        *,
+        user_id: str | None = None,
+        feature: str | None = None,
+        session_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        plan: str | None = None,
+        model: str | None = None,
+        prompt: str | None = None,
+    ) -> list[LimitStatus]:
+        """How each limit stands that a call of this caller would meet, in the policy's order.
+
+        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked.
+        """
+        claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
+        return drive(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt), self._now)
+
+    def switch_off(
+        self,
+        *,
+        feature: str | None = None,
+        user_id: str | None = None,
+        plan: str | None = None,
+        model: str | None = None,
+        reason: str = "",
+    ) -> None:
+        """Stop calls from their next one on, in every process that shares the store.
+
+        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`.
+        """
+        drive(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason), self._now)
+
+    def switch_on(
+        self,
+        *,
+        feature: str | None = None,
+        user_id: str | None = None,
+        plan: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Undo `switch_off` with the same arguments. Harmless where nothing was switched off."""
+        drive(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model)), self._now)
+
+    def quote(
+        self,
+        *,
+        endpoint: str | None = None,
+        user_id: str | None = None,
+        feature: str | None = None,
+        session_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> Quote:
+        """What a call with these arguments of ``create`` would be held to. Nothing is sent, nothing is held.
+
+        ``messages`` means chat completions; other surfaces are named: ``endpoint="embeddings"``.
+        """
+        claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
+        return drive(inquiry.quote(self.core, call_of(endpoint, arguments, claim)), self._now)
+
+    def close(self, *, store: bool = True) -> None:
+        """Deliver what the sinks still wait for, and close the store if the client opened it."""
+        self._dispatcher.close()
+        if store and self._owns_store:
+            self._store.close()
+
+    # What the client calls --------------------------------------------------------------------------------------------
+
+    def run(self, flow: Flow[T], transmit: Transmit) -> T:
+        """Drive a flow of the path, sending by `transmit`."""
+
+        def perform(effect: Effect) -> Any:
+            return self._send(effect, transmit) if type(effect) is Send else self._now(effect)
+
+        return drive(flow, perform)
+
+    def _send(self, effect: Send, transmit: Transmit) -> Outcome:
+        state = Sending(effect.admission, self.core.clock.monotonic)
+        if state.deadline is not None and state.deadline.expired:
+            return state.outcome(error=state.too_late())
+        token = sending.set(state)
+        try:
+            with within(state.deadline):
+                value = transmit(effect.body)
+        except BaseException as error:
+            state.disown()
+            return state.outcome(error=error)
+        finally:
+            sending.reset(token)
+        if state.stream is not None:
+            state.stream = None  # the caller's from here on
+            return Outcome(value=value, open=True)
+        return state.outcome(value)
+
+    def open(self, state: Sending, response: Any) -> None:
+        """A response is still open: settle the call when its stream ends."""
+
+        def done(error: BaseException | None, exhausted: bool) -> None:
+            drive(self.core.finish(state.admission, state.outcome(error=error, exhausted=exhausted)), self._now)
+
+        def abandoned(inner: Any) -> None:
+            self._dispatcher.defer(inner.close)
+            self._soon(self.core.finish(state.admission, state.outcome(exhausted=False)), waits=self.blocking)
+
+        state.stream = metered(response, state, done, abandoned, is_async=False)

@@ -1,0 +1,239 @@
+"""What sync and async share below the path: one sending, as the SDK's hooks and the response see it.
+
+A `Sending` is in force while the SDK sends one call. The client's hooks note the attempts and the response in it; a
+response that is still open is given a stream of ours, through which every byte passes to whoever reads it, parsed or
+raw. So there is one place that meters, hides the usage nobody asked for, holds the deadline, and learns of the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import openai
+from openai._constants import RAW_RESPONSE_HEADER
+from pydantic_core import from_json
+
+from .deadline import Deadline, clip_timeouts
+from .endpoints import Unguarded
+from .errors import DeadlineExceededError
+from .metering import Meter, text_or_none
+from .types import Admission, Outcome
+
+T = TypeVar("T")
+
+_LARGEST_BODY = 64 * 1024 * 1024
+"""Bytes of one plain answer that are kept to find its usage in. A larger one is charged as unknown."""
+
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
+"""Classes of httpx and httpx2 that are raised before any of the request has left."""
+
+
+class Sending:
+    """One call while it is on the wire."""
+
+    def __init__(self, admission: Admission, monotonic: Callable[[], float]) -> None:
+        self.admission = admission
+        self.monotonic = monotonic
+        self.deadline: Deadline | None = None
+        if admission.ends is not None:
+            self.deadline = Deadline(max(admission.ends - monotonic(), 0.0), monotonic)
+        self.attempts = 0
+        self.doubtful = False
+        """An attempt before the last one may have been billed."""
+        # Not the response itself: timers of an event loop keep this alive, and a dropped response must be collected.
+        self.headers: Mapping[str, str] | None = None
+        self.request: Any = None
+        self.meter = Meter(admission.call.endpoint, hide_usage=admission.hide_usage)
+        self.body: bytearray | None = None
+        self.first_token: float | None = None
+        self.stream: Any = None
+        """Our stream in a response that is still open."""
+        self.bounded = True
+        """The transport itself obeys the deadline. Otherwise each step of an async stream is timed here."""
+
+    # Seen by the client's hooks ---------------------------------------------------------------------------------------
+
+    def attempt(self, request: Any, number: int) -> None:
+        """An attempt is about to be sent.
+
+        Raises:
+            DeadlineExceededError: there is no time left for it.
+        """
+        if self.deadline is not None:
+            clip_timeouts(request, self.deadline)
+        self.attempts = number
+        if self.admission.call.stream or request.headers.get(RAW_RESPONSE_HEADER) == "stream":
+            # Every byte of what is streamed to the caller is read here as it passes; it must not be compressed.
+            request.headers["Accept-Encoding"] = "identity"
+
+    def allows_retry(self, asked: float | None) -> bool:
+        """Whether a retry after what the provider asked for, or the SDK's own pause, can begin inside the deadline."""
+        pause = asked if asked is not None and asked > 0 else min(0.5 * 2 ** (self.attempts - 1), 8.0)
+        return self.deadline is None or pause < self.deadline.remaining()
+
+    def retry(self, delay: float) -> float:
+        """A retry is about to be waited for.
+
+        Raises:
+            DeadlineExceededError: it would begin after the deadline.
+        """
+        self.doubtful |= not _never_sent(sys.exception())
+        if self.deadline is not None and delay >= self.deadline.remaining():
+            raise self.too_late()
+        return delay
+
+    def too_late(self) -> DeadlineExceededError:
+        """The error of this call's deadline."""
+        return DeadlineExceededError(self.admission.deadline_seconds or 0.0, request=self.request)
+
+    # The answer's bytes -----------------------------------------------------------------------------------------------
+
+    def receives(self, response: Any, *, as_stream: bool) -> bool:
+        """Take note of a response; whether its bytes are still to come. `as_stream`: the SDK will read it as events."""
+        self.headers, self.request = response.headers, response.request
+        if isinstance(self.admission.call.endpoint, Unguarded):
+            return False  # it is recorded when it is handed over
+        if self._is_events(response):
+            if not response.is_closed:
+                return True
+            if as_stream and "content-encoding" not in response.headers:
+                return _reopen(response)
+            self.meter.feed(response.content)  # the caller has it whole, usage and all
+            self.meter.end()
+            return False
+        if response.is_closed:
+            self.body = response.content
+            return False
+        self.body = bytearray()
+        return True
+
+    def _is_events(self, response: Any) -> bool:
+        kind = str(response.headers.get("content-type", "")).lower()
+        # The SDK reads what it asked for as events, whatever the type says.
+        return kind.startswith("text/event-stream") or (self.admission.call.stream and "json" not in kind)
+
+    def feed(self, data: bytes) -> bytes:
+        """Bytes have come; those to hand on."""
+        if self.body is not None:
+            if len(self.body) <= _LARGEST_BODY:
+                self.body += data
+            return data
+        out = self.meter.feed(data)
+        if self.first_token is None and self.meter.text:
+            self.first_token = self.monotonic()
+        return out
+
+    async def step(self, chunk: Awaitable[T]) -> T:
+        """Wait for the next bytes of an async stream whose transport does not know the deadline."""
+        if self.deadline is None:
+            return await chunk
+        async with asyncio.timeout(self.deadline.remaining()):
+            return await chunk
+
+    def end(self) -> bytes:
+        """No more bytes will come; what is left to hand on."""
+        return b"" if self.body is not None else self.meter.end()
+
+    def disown(self) -> None:
+        """The call has ended before its stream was handed over: the stream is not to settle it."""
+        if self.stream is not None:
+            self.stream.disown()
+
+    # How it ended -----------------------------------------------------------------------------------------------------
+
+    def outcome(self, value: Any = None, error: BaseException | None = None, *, exhausted: bool = True) -> Outcome:
+        """How the call ended: with a value, an error, or, for a stream, early."""
+        ran_out = self.deadline is not None and self.deadline.expired
+        if ran_out and type(error) in (openai.APITimeoutError, TimeoutError):
+            late = self.too_late()
+            late.__cause__ = error
+            error = late
+        outcome = Outcome(value=value, error=error, attempts=self.attempts, first_token=self.first_token)
+        self._read_answer(outcome)
+        outcome.ended = self._ended(outcome, error, exhausted)
+        if self.meter.failed:
+            outcome.fault = "APIError"
+        outcome.unbilled = self._is_unbilled(error)
+        headers = self.headers or getattr(getattr(error, "response", None), "headers", {})
+        outcome.request_id = text_or_none(headers.get("x-request-id"))
+        return outcome
+
+    def _read_answer(self, outcome: Outcome) -> None:
+        meter = self.meter
+        if self.body:
+            item = _json(self.body)
+            if item is not None:
+                endpoint = self.admission.call.endpoint
+                meter.items, meter.usage = 1, endpoint.usage(item)
+                meter.text, meter.ended = [endpoint.said(item)[0]], True
+                meter.note(endpoint.answer(item))
+        outcome.usage, outcome.response_model, outcome.tier = meter.usage, meter.model, meter.tier
+        outcome.text = "".join(meter.text) if meter.items else None
+
+    def _ended(self, outcome: Outcome, error: BaseException | None, exhausted: bool) -> Any:
+        if isinstance(error, openai.APITimeoutError) or _is_timeout(error):
+            return "timeout"
+        if isinstance(error, Exception):
+            return "error"
+        if error is not None:
+            return "aborted"
+        if self.meter.failed:
+            return "error"
+        if outcome.usage is not None or self.meter.ended:
+            return "ok"
+        if not exhausted:
+            return "aborted"
+        metered = self.body is None and not isinstance(self.admission.call.endpoint, Unguarded)
+        return "error" if metered else "ok"  # a stream that just stops is cut off
+
+    def _is_unbilled(self, error: BaseException | None) -> bool:
+        if error is None or self.doubtful or self.headers is not None:
+            return False
+        return self.attempts == 0 or isinstance(error, openai.APIStatusError) or _never_sent(error)
+
+
+sending: ContextVar[Sending | None] = ContextVar("safe_llm_sending", default=None)
+"""The sending that the SDK is at work on in this thread or task."""
+
+
+def _never_sent(error: BaseException | None) -> bool:
+    """Whether an error says that nothing of the request has left, or that the provider refused it."""
+    while error is not None:
+        name = type(error).__name__
+        if name in _NEVER_SENT or name == "HTTPStatusError":
+            return True
+        error = error.__cause__
+    return False
+
+
+def _is_timeout(error: BaseException | None) -> bool:
+    """Whether an error is a time-out of httpx or httpx2, which a stream raises as it is."""
+    return any(cls.__name__ == "TimeoutException" for cls in type(error).__mro__)
+
+
+def _json(body: bytes | bytearray) -> Mapping[str, Any] | None:
+    if not body or len(body) > _LARGEST_BODY:
+        return None
+    try:
+        item = from_json(bytes(body))
+    except ValueError:
+        return None
+    return item if isinstance(item, dict) else None
+
+
+def _reopen(response: Any) -> bool:
+    """Make a response whose body came with it, as from a mock transport, readable once more, through our stream."""
+    library = sys.modules[type(response).__module__.partition(".")[0]]
+    response.stream = library.ByteStream(response.content)
+    del response._content
+    response.is_stream_consumed = response.is_closed = False
+    return True
+
+
+def base_of(stream: Any, name: str) -> Any:
+    """The class `name` of httpx or httpx2 that a response's stream derives from."""
+    return next(cls for cls in type(stream).__mro__ if cls.__name__ == name)

@@ -1,0 +1,43 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .demo import PLANS, POLICY, STEPS
+from .stage import Stage, dollars, play, worst_case
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def commands() -> None:
+    """Guard, budget and record every LLM call."""
+    # Without a callback, typer would make the only command the whole program and drop its name.
+
+
+@app.command()
+def demo(
+    live: Annotated[bool, typer.Option("--live", help="Call OpenAI itself, with OPENAI_API_KEY; asks first.")] = False,
+) -> None:
+    """Show what safe_llm does, by real calls to a stand-in for the provider on this machine. Needs no key.
+
+    Exits with 0 only if every step did what it says.
+    """
+    if live and not os.environ.get("OPENAI_API_KEY"):
+        typer.echo("--live calls OpenAI itself: set OPENAI_API_KEY, or leave --live out.", err=True)
+        raise typer.Exit(2)
+    # A pipe has no width of its own; the lines are made for 100 columns.
+    console = Console(width=100, highlight=False)
+    with (Stage.live if live else Stage.local)(policy=POLICY, plan_for=PLANS) as stage:
+        if live:
+            most = dollars(worst_case(stage, STEPS))
+            typer.confirm(f"This calls OpenAI with your key and costs at most {most}. Go on?", abort=True)
+        provider = "OpenAI" if live else "a stand-in for OpenAI on this machine"
+        console.print(f"Real calls by SafeOpenAI, over HTTP, to {provider}:\n")
+        if not play(stage, STEPS, console):
+            raise typer.Exit(1)

@@ -1,0 +1,304 @@
+"""The path: what a call goes through, written once, in order, without I/O.
+
+    read → identify → authorize → validate → check input → trim → cap output → estimate → reserve → send → meter →
+    settle → record → alert
+
+Nothing that can refuse stands behind something that costs. The generators here yield effects (`effects.py`); the sync
+and the async side do them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any
+
+from pydantic_core import to_json
+
+from . import counting, reserving, settling
+from .accounting import Amounts
+from .effects import Flow, complete, emit, find_plan, inspect, reserve, send, settle
+from .endpoints.base import malformed, take_over
+from .endpoints.routes import Route
+from .errors import (
+    DeadlineExceededError,
+    DeniedError,
+    FeatureNotAllowedError,
+    InjectionDetectedError,
+    InputRejectedError,
+    NotAuthenticatedError,
+    RouteBlockedError,
+    StoreUnavailableError,
+)
+from .identity import Claim, Identity
+from .policy import Policy, Rules
+from .pricing import PriceBook
+from .types import (
+    Admission,
+    Alert,
+    Call,
+    Check,
+    Clock,
+    Content,
+    Finding,
+    Outcome,
+    Usage,
+    UsageRecord,
+)
+
+_LONGEST_MODEL = 256
+_IN_BODY_ONLY = frozenset(
+    (
+        *("model", "messages", "input", "prompt", "n", "best_of", "stream", "tools", "user"),
+        *("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    )
+)
+"""Fields that are checked in the body, and that a query must not name once more."""
+
+
+class Guard:
+    """Decides about every call, and accounts for it. It does nothing by itself: a shell drives its flows."""
+
+    def __init__(self, policy: Policy, *, clock: Clock, hash_key: bytes, checks: Sequence[Check] = ()) -> None:
+        self.policy = policy
+        self.clock = clock
+        self.checks = tuple(checks)
+        self.prices = PriceBook(policy.prices)
+        # BLAKE2b takes 64 bytes of key; a longer one counts whole all the same.
+        self._hash_key = hash_key if len(hash_key) <= 64 else hashlib.blake2b(hash_key).digest()
+        # Claims that are known to have been made; it saves asking the store again at each call above a threshold.
+        self.told: set[str] = set()
+
+    def now(self) -> datetime:
+        """The moment, in UTC."""
+        return datetime.fromtimestamp(self.clock.time(), UTC)
+
+    # The path ---------------------------------------------------------------------------------------------------------
+
+    def run(self, call: Call) -> Flow[Any]:
+        """The whole path of one call.
+
+        Raises:
+            DeniedError: nothing has been sent.
+        """
+        admission = yield from self.admit(call)
+        outcome = yield from self.send(admission)
+        if not outcome.open:
+            yield from complete(self.finish(admission, outcome), waits=outcome.to_be_counted)
+        return outcome.result()
+
+    def pass_by(self, call: Call, route: Route) -> Flow[Any]:
+        """A route that is not guarded: blocked, unless the policy opens it; then its cost is not known.
+
+        Raises:
+            RouteBlockedError: nothing has been sent.
+        """
+        admission = self.begin(call)
+        if not route.opened_by(self.policy.routes.allow):
+            admission.denial = RouteBlockedError(
+                f"The route {str(route)[:200]!r} is blocked: it costs what cannot be bounded or metered here. "
+                f'[routes] allow = ["{str(route)[:200]}"] would let it through, unguarded.'
+            )
+            if self.policy.mode == "enforce":
+                admission.denial.record = settling.record(self, admission, None, Usage(), "none", 0)
+                yield from emit(admission.denial.record)
+                raise admission.denial
+        outcome = yield from send(admission, call.body)
+        yield from emit(settling.record(self, admission, outcome, Usage(), "none", None))
+        return outcome.result()
+
+    def admit(self, call: Call) -> Flow[Admission]:
+        """Decide about a call. In shadow mode a denial is noted, and the call goes on as it came."""
+        admission = self.begin(call)
+        try:
+            yield from self.decide(admission)
+            yield from reserving.take(self, admission, reserve)
+        except DeniedError as denial:
+            admission.denial = denial
+            if self.policy.mode == "enforce":
+                denial.record = settling.record(self, admission, None, Usage(), "none", 0)
+                yield from emit(denial.record)
+                raise
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # A bug, a check that fails, a cancelled task: nothing was sent, and it leaves its record all the same.
+            outcome = Outcome(error=error, ended="error" if isinstance(error, Exception) else "aborted", unbilled=True)
+            yield from complete(self.finish(admission, outcome))
+            raise
+        return admission
+
+    def send(self, admission: Admission) -> Flow[Outcome]:
+        """Send what was admitted: the request as it was decided, or, in shadow mode, as it came."""
+        call = admission.call
+        if self.policy.mode == "shadow":
+            cap = call.body.get("max_completion_tokens", call.body.get("max_tokens"))
+            admission.cap_sent = cap if isinstance(cap, int) else None
+            return (yield from send(admission, call.body))
+        body = call.endpoint.write(call)
+        admission.cap_sent = call.cap
+        if self.policy.identity.send_safety_identifier:
+            body["safety_identifier"] = self._hashed(admission.identity.user.encode())
+        admission.hide_usage = call.stream and not call.endpoint.wants_usage(call)
+        return (yield from send(admission, body))
+
+    def finish(self, admission: Admission, outcome: Outcome) -> Flow[UsageRecord]:
+        """Settle, record and alert: the end of every call that was sent. Once per call."""
+        usage, source = yield from settling.used(self, admission, outcome)
+        cost = settling.cost(self, admission, outcome, usage, source)
+        record = settling.record(self, admission, outcome, usage, source, cost)
+        if isinstance(outcome.error, DeadlineExceededError):
+            outcome.error.record = record
+        if admission.reservation is None:
+            yield from emit(record)
+            return record
+        # Used, but not to be priced: the whole bound stays charged.
+        amounts = Amounts(usage, admission.cost if cost is None else cost)
+        actual = [amounts.of(placed.limit) for placed, _ in admission.made]
+        yield from settle(admission.reservation, [*[0] * len(admission.gate), *actual])
+        yield from emit(record)
+        try:
+            yield from settling.tell(self, admission, actual)
+        except StoreUnavailableError as error:
+            yield from emit(Alert(kind="store_degraded", timestamp=self.now(), message=error.message))
+        return record
+
+    # Deciding, step by step -------------------------------------------------------------------------------------------
+
+    def begin(self, call: Call) -> Admission:
+        """The admission of a call, with nothing decided yet."""
+        return Admission(
+            id=token_hex(16),
+            call=call,
+            identity=call.claim,
+            began=self.clock.monotonic(),
+            timestamp=self.now(),
+        )
+
+    def decide(self, admission: Admission) -> Flow[None]:
+        """Every step up to the estimate."""
+        call = admission.call
+        self._read(admission)
+        self._identify(admission)
+        rules = yield from self._authorize(admission)
+        self._limit_time(admission, rules)
+        call.weight.hold(rules.input)
+        call.endpoint.validate(call, rules.input)
+        yield from self._check_input(admission)
+        kept = yield from counting.trim(admission, rules.input)
+        if admission.trimmed and self.policy.mode == "enforce":
+            call.messages = kept
+        self._cap(call, rules)
+        reserving.estimate(self, admission)
+
+    def _read(self, admission: Admission) -> None:
+        call = admission.call
+        if doubled := _IN_BODY_ONLY & call.query.keys():
+            raise malformed(f"extra_query names {', '.join(sorted(doubled))}, which belongs into the body")
+        # The widest rules of any plan or feature: which of them holds is not known before the caller is.
+        call.body, call.weight = take_over(call.body, self.policy.widest_input)
+        model = call.deployment or call.body.get("model")
+        if not isinstance(model, str) or not 0 < len(model) <= _LONGEST_MODEL or not model.isprintable():
+            raise malformed(f"model must be a name of 1 to {_LONGEST_MODEL} printable characters")
+        call.model = model
+        call.endpoint.read(call)
+        admission.prompt_hash = self._hashed(to_json(call.endpoint.prompt(call), fallback=_type_name))
+
+    def _identify(self, admission: Admission) -> None:
+        rules, identity = self.policy.identity, admission.identity
+        if rules.verified and not identity.verified:
+            raise NotAuthenticatedError(
+                "The call is denied: the policy accepts only verified identities ([identity] verified), and "
+                "this one was not made by a verifier. Bind one with client.with_identity(identity)."
+            )
+        if rules.required and identity.user_id is None:
+            raise NotAuthenticatedError(
+                "The call is denied: it names no user and the policy requires one ([identity] required). "
+                "Pass user_id=, or use client.with_identity(...) or safe_llm.identify(...)."
+            )
+
+    def _authorize(self, admission: Admission) -> Flow[Rules]:
+        identity, call = admission.identity, admission.call
+        name = yield from self.plan_of(identity)
+        admission.plan = name
+        rules = admission.rules = self.policy.rules(name, identity.feature)
+        if not rules.plan.allows_feature(identity.feature):
+            raise FeatureNotAllowedError(
+                f"User {identity.user!r} is denied the feature {identity.feature!r}: plan {name!r} does not include "
+                f"it ([plans.{name}] features).",
+                scope={"user": identity.user, "plan": name, "feature": str(identity.feature)},
+            )
+        if not rules.plan.allows_model(call.model):
+            raise FeatureNotAllowedError(
+                f"User {identity.user!r} is denied the model {call.model!r}: plan {name!r} does not include it "
+                f"([plans.{name}] models).",
+                code="model_not_allowed",
+                scope={"user": identity.user, "plan": name, "model": call.model},
+            )
+        return rules
+
+    def plan_of(self, identity: Claim) -> Flow[str]:
+        """The plan of a caller: its own, else what ``plan_for`` says, else the default."""
+        try:
+            name = identity.plan or (yield from find_plan(identity)) or self.policy.default_plan
+        except Exception as error:
+            raise FeatureNotAllowedError(
+                f"User {identity.user!r} is denied: plan_for failed with {type(error).__name__}.",
+                code="plan_unknown",
+            ) from error
+        if not isinstance(name, str) or name not in self.policy.plans:
+            raise FeatureNotAllowedError(
+                f"User {identity.user!r} is denied: the policy has no plan {str(name)[:80]!r} ([plans]).",
+                code="plan_unknown",
+            )
+        return name
+
+    def _limit_time(self, admission: Admission, rules: Rules) -> None:
+        if self.policy.mode == "shadow":
+            return
+        most, own = rules.time.deadline_seconds, admission.call.timeout
+        if most != "off":
+            admission.deadline_seconds = most if own is None else min(most, own)
+            admission.ends = admission.began + admission.deadline_seconds
+
+    def _check_input(self, admission: Admission) -> Flow[None]:
+        if not self.checks:
+            return
+        call, claim = admission.call, admission.identity
+        caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
+        content = Content("input", call.endpoint.parts(call), caller, call.endpoint.name, call.model)
+        for check in self.checks:
+            try:
+                findings = yield from inspect(check, content)
+            except Exception as error:
+                if admission.rules.checks.on_error == "deny":
+                    raise InputRejectedError(
+                        f"User {claim.user!r} is denied: the check {check.name!r} failed with "
+                        f"{type(error).__name__}, and [checks] on_error is deny.",
+                        code="check_failed",
+                    ) from error
+                findings = (Finding(rule=f"{check.name}_failed", severity="low", where="input"),)
+            admission.findings += findings
+            for finding in findings:
+                if finding.action != "flag":  # there is nothing to redact before sending, so that is a denial, too
+                    denied = InjectionDetectedError if "injection" in finding.rule else InputRejectedError
+                    raise denied(
+                        f"User {claim.user!r} is denied: the check {check.name!r} found {finding.rule!r} in "
+                        f"{finding.where}."
+                    )
+
+    def _cap(self, call: Call, rules: Rules) -> None:
+        output = rules.output
+        if call.cap is None and output.default_max_tokens != "off":
+            call.cap = output.default_max_tokens
+        if call.cap is not None:
+            call.cap = min(call.cap, output.max_tokens)
+
+    def _hashed(self, data: bytes) -> str:
+        return hashlib.blake2b(data, digest_size=32, key=self._hash_key).hexdigest()
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,124 @@
+"""What the guard answers when it is asked: how limits stand, what a call would be held to. Nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from . import accounting, counting, reserving, switches
+from .effects import Flow, compute, emit, peek
+from .errors import DeniedError
+from .guard import Guard
+from .identity import Claim
+from .limits import SLICES, Window
+from .types import Alert, Call, Charge, LimitStatus, Quote, Refusal, Reservation, Tally, Usage, usd
+
+
+def usage(
+    guard: Guard, claim: Claim, *, plan: str | None = None, model: str | None = None, prompt: str | None = None
+) -> Flow[list[LimitStatus]]:
+    """How each limit stands that a call of this caller would meet, in the policy's order."""
+    identity = claim._replace(plan=plan or claim.plan)
+    name = yield from guard.plan_of(identity)
+    values = accounting.values_of(identity, plan=name, model=model, prompt_hash=prompt)
+    now = guard.clock.time()
+    found: list[LimitStatus] = []
+    for placed in guard.policy.rules(name, identity.feature).limits:
+        limit = placed.limit
+        window = None if limit.window is None else guard.policy.calendar.window(limit.window, now)
+        charge = placed.charge(0, values, window, now)
+        tally, resets_at = yield from _stands(charge, window)
+        found.append(
+            LimitStatus(
+                limit=limit.text,
+                scope=placed.scope(values),
+                used=limit.shown(tally.used),
+                held=limit.shown(tally.held),
+                remaining=limit.shown(max(limit.amount - tally.used - tally.held, 0)),
+                resets_at=resets_at,
+            )
+        )
+    return found
+
+
+def _stands(charge: Charge, window: Window | None) -> Flow[tuple[Tally, datetime | None]]:
+    """The tally of a charge, and when the whole limit is free again."""
+    if window is None or window.kind == "fixed":
+        tally = (yield from peek([charge]))[0]
+        return tally, None if window is None else datetime.fromtimestamp(window.end, UTC)
+    later = _later(charge)
+    tallies = yield from peek([charge, *later])
+    free = next((c.end for c, t in zip([charge, *later], tallies, strict=True) if t.used + t.held == 0), later[-1].end)
+    size = (charge.end - charge.start) // SLICES
+    return tallies[0], datetime.fromtimestamp(free - size, UTC)
+
+
+def _later(charge: Charge) -> list[Charge]:
+    """The same sliding charge at each of the next slices, until nothing of today's window is left."""
+    size = (charge.end - charge.start) // SLICES
+    return [
+        charge._replace(start=charge.start + size * step, end=charge.end + size * step) for step in range(1, SLICES + 1)
+    ]
+
+
+def quote(guard: Guard, call: Call) -> Flow[Quote]:
+    """What a call would be held to."""
+    admission = guard.begin(call)
+    denial: DeniedError | None = None
+    try:
+        yield from guard.decide(admission)
+        yield from reserving.take(guard, admission, lambda _id, charges, _ttl: _look(charges, guard.clock.time()))
+    except DeniedError as error:
+        denial = error
+    estimated = admission.output_tokens > 0
+    given = admission.input_tokens
+    if estimated and not admission.counted:
+        given = min(given, (yield from compute(lambda: counting.count(call))))
+    least = min((cost for rates in admission.rates if (cost := rates.cost(Usage(given))) is not None), default=None)
+    return Quote(
+        input_tokens=given,
+        max_output_tokens=admission.output_tokens if estimated else None,
+        min_usd=None if least is None else usd(least),
+        max_usd=None if admission.cost is None else usd(admission.cost),
+        would_be_denied=None if denial is None else accounting.as_denial(denial),
+    )
+
+
+def _look(charges: Sequence[Charge], now: float) -> Flow[Reservation | Refusal]:
+    """What `reserve` would answer, without taking anything."""
+    tallies = yield from peek(charges)
+    for position, (charge, tally) in enumerate(zip(charges, tallies, strict=True)):
+        if tally.used + tally.held + charge.amount > charge.limit:
+            wait = yield from _wait(charge, now)
+            return Refusal(position, tally.used, tally.held, wait)
+    return Reservation("", tuple(charges), now)
+
+
+def _wait(charge: Charge, now: float) -> Flow[float | None]:
+    if charge.kind == "held" or charge.amount > charge.limit:
+        return None
+    if charge.kind == "fixed":
+        return charge.end - now
+    later = _later(charge)
+    tallies = yield from peek(later)
+    size = (charge.end - charge.start) // SLICES
+    free = (c for c, t in zip(later, tallies, strict=True) if t.used + t.held + charge.amount <= charge.limit)
+    return next(free, later[-1]).end - size - now
+
+
+def switch_off(guard: Guard, values: Mapping[str, str | None], reason: str) -> Flow[None]:
+    """Switch off what the values name, and tell of it."""
+    pairs = switches.switch(values)
+    if (yield from switches.switch_off(pairs)):
+        what = switches.named(pairs)
+        why = f": {reason}" if reason else ""
+        yield from emit(
+            Alert(
+                kind="switched_off", timestamp=guard.now(), scope=dict(pairs), message=f"{what} is switched off{why}."
+            )
+        )
+
+
+def switch_on(guard: Guard, values: Mapping[str, str | None]) -> Flow[None]:
+    """Switch on what the values name."""
+    yield from switches.switch_on(switches.switch(values))

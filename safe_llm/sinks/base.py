@@ -1,0 +1,311 @@
+"""How events reach the sinks: no call waits for a sink, and none fails with one.
+
+A sink that cannot block is called in place, in the thread of the call. Every other sink has a thread and a bounded
+queue of its own, so one that hangs holds up neither the calls nor its neighbours. When its queue is full, events for it
+are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import inspect
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from types import BuiltinMethodType
+from typing import Literal, NamedTuple
+
+from ..errors import ConfigurationError
+from ..types import Event, Sink
+
+SinkLike = Sink | Callable[[Event], object]
+"""What ``sinks=`` takes."""
+
+ROOM = 10_000
+"""Events that may wait for one sink: some 25 MB of records."""
+
+EXIT_SECONDS = 5.0
+"""How long a normal exit waits for all sinks together."""
+
+_CANNOT_BLOCK = (list, deque, SimpleQueue)
+
+_log = logging.getLogger("safe_llm")
+
+
+class SinkStats(NamedTuple):
+    """What became of the events meant for one sink. Those still queued are in none of the numbers."""
+
+    sink: str
+    """The class of the sink, or the qualified name of the function."""
+    delivered: int
+    failed: int
+    """`emit` raised."""
+    dropped: int
+    """The queue was full."""
+
+
+class Worker:
+    """A daemon thread that runs jobs in order. It starts with the first job, and again with one after `stop` or a fork.
+
+    Nothing here waits for a lock that an interrupted frame might hold: `SimpleQueue.put` is re-entrant, `_running` is
+    only ever tried, and `Thread.start` takes a re-entrant one. So `put` may be called from a destructor, which can run
+    anywhere in its thread, in the middle of another `put` too.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.renew()
+
+    def renew(self) -> None:
+        """Starts afresh in a forked child: the thread stayed with the parent, and what is queued will be run there."""
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._running = threading.Lock()  # held while there is a thread
+
+    @property
+    def backlog(self) -> int:
+        """Jobs that wait."""
+        return self._jobs.qsize()
+
+    def put(self, job: Callable[[], object]) -> None:
+        """Runs `job` soon. It must see to its own exceptions."""
+        self._jobs.put(job)
+        self._wake()
+
+    def mark(self) -> threading.Event:
+        """An event that is set once every job put so far is done."""
+        done = threading.Event()
+        if self._running.locked() or self.backlog:
+            self._jobs.put(done.set)
+            self._wake(or_run_here=True)
+        else:
+            done.set()
+        return done
+
+    def stop(self) -> None:
+        """Ends the thread behind the jobs put so far."""
+        if self._running.locked():
+            self._jobs.put(None)
+
+    def _wake(self, or_run_here: bool = False) -> None:
+        # Once the interpreter is being torn down, Python 3.11 would wait forever for a new thread to begin.
+        if sys.is_finalizing() or not self._running.acquire(blocking=False):
+            return
+        _flush_at_the_end_of_multiprocessing()
+        try:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        except RuntimeError:  # the system has no more threads, or Python 3.12 is about to exit and allows no more
+            if or_run_here:
+                self._jobs.put(None)
+                self._run()
+            else:  # the job waits for the next one, or for a flush
+                self._running.release()
+
+    def _run(self) -> None:
+        try:
+            while (job := self._jobs.get()) is not None:
+                job()
+                del job  # it would keep the dispatcher alive for as long as the next one is waited for
+        finally:
+            self._running.release()
+        if self.backlog:  # put after the last job was taken, by one who still saw a thread
+            self._wake()
+
+
+@dataclass(eq=False)
+class _Outlet:
+    """One sink, and what became of the events meant for it."""
+
+    name: str
+    emit: Callable[[Event], object]
+    close: Callable[[], object] | None
+    worker: Worker | None
+    """None: called in place."""
+    counts: Counter[str] = field(default_factory=Counter)
+    used: bool = True
+    """There may be something to close: nothing has closed the sink since its last event."""
+
+
+def _outlet(sink: SinkLike) -> _Outlet:
+    name = _name(sink)
+    emit = getattr(sink, "emit", sink)
+    if isinstance(sink, type) or not callable(emit) or inspect.iscoroutinefunction(emit):
+        raise ConfigurationError(
+            f"{name} cannot be a sink. Give an object with a method emit(event), or a function of one event; "
+            "not a class, and not a coroutine function."
+        )
+    builtin = isinstance(sink, BuiltinMethodType) and isinstance(sink.__self__, _CANNOT_BLOCK)
+    inline = builtin or getattr(sink, "inline", False)
+    return _Outlet(name, emit, getattr(sink, "close", None), None if inline else Worker(f"safe_llm {name}"))
+
+
+class Dispatcher:
+    """Hands events to sinks.
+
+    A sink with a true ``inline`` attribute, or a built-in that cannot block such as ``[].append``, gets each event in
+    the thread of the call, before `emit` returns, and possibly from several threads at once. Every other sink gets its
+    events in order from one thread of its own, which starts at the first event. In a forked child the threads start
+    anew; what was queued is delivered by the parent.
+
+    A sink that raises, or whose queue is full, is named in the log once, at WARNING by the logger "safe_llm", and
+    counted from then on.
+
+    A dispatcher that is collected still delivers what it was given, and so does a normal exit, which closes it. Sinks
+    belong to whoever made them: a sink shared by several dispatchers must bear events after its `close`.
+
+    Args:
+        sinks: `Sink` objects, or callables that take one event.
+        room: events that may wait for one sink.
+
+    Raises:
+        ConfigurationError: something in `sinks` cannot be a sink.
+    """
+
+    def __init__(self, sinks: Iterable[SinkLike] = (), *, room: int = ROOM) -> None:
+        self._room = room
+        self._outlets = [_outlet(sink) for sink in sinks]
+        self._deferred = Worker("safe_llm deferred")
+        self._counting = threading.Lock()
+        _dispatchers.add(self)
+        weakref.finalize(self, _stop, self._workers()).atexit = False
+
+    def emit(self, event: Event) -> None:
+        """Gives `event` to every sink. Never waits for a queued one, never raises an `Exception` of any."""
+        for outlet in self._outlets:
+            if outlet.worker is None:
+                self._deliver(outlet, event)
+            elif outlet.worker.backlog < self._room:  # several threads at once may overshoot by one each
+                # Bound to the dispatcher, which therefore lives, and is closed at exit, until the event is delivered.
+                outlet.worker.put(partial(self._deliver, outlet, event))
+            elif self._count(outlet, "dropped") == 1:
+                _warn("The sink %s is too slow: its queue is full, and events are dropped.", outlet.name)
+
+    def defer(self, function: Callable[[], object]) -> None:
+        """Calls `function` soon, in a thread of its own. Safe in a destructor, where taking a lock is not.
+
+        An exception is logged by its class. Nothing bounds this queue: what is deferred settles money.
+        """
+        self._deferred.put(partial(self._call, function))
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Waits until all that was deferred and emitted so far is done, at most `timeout` seconds. Whether it was."""
+        deadline = time.monotonic() + timeout
+        settled = self._deferred.mark().wait(timeout)  # before the sinks, for what was deferred may emit
+        marks = [outlet.worker.mark() for outlet in self._outlets if outlet.worker]
+        return settled and all(mark.wait(deadline - time.monotonic()) for mark in marks)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Flushes, closes the sinks that have a ``close``, and ends the threads, in at most `timeout` seconds.
+
+        Whether all was done in time; what was not goes on in its thread. Closing twice is harmless. An event that comes
+        later is delivered as ever; its sink is then closed again by the next `close`, or at exit.
+        """
+        deadline = time.monotonic() + timeout
+        self.flush(timeout)
+        for outlet in self._outlets:
+            if outlet.worker is None:
+                self._close(outlet)
+            elif outlet.close is not None:
+                outlet.worker.put(partial(self._close, outlet))
+        done = self.flush(deadline - time.monotonic())
+        _stop(self._workers())
+        return done
+
+    def stats(self) -> list[SinkStats]:
+        """The counts of each sink, in the order in which the sinks were given."""
+        with self._counting:
+            fates = [(o.name, o.counts) for o in self._outlets]
+            return [SinkStats(name, n["delivered"], n["failed"], n["dropped"]) for name, n in fates]
+
+    def _deliver(self, outlet: _Outlet, event: Event) -> None:
+        outlet.used = True
+        try:
+            outlet.emit(event)
+        except Exception as exc:
+            if self._count(outlet, "failed") == 1:
+                _warn("The sink %s failed with %s; further failures are only counted.", outlet.name, _name(type(exc)))
+        else:
+            self._count(outlet, "delivered")
+
+    def _count(self, outlet: _Outlet, fate: Literal["delivered", "failed", "dropped"]) -> int:
+        with self._counting:
+            outlet.counts[fate] += 1
+            return outlet.counts[fate]
+
+    def _close(self, outlet: _Outlet) -> None:
+        if outlet.close is None or not outlet.used:
+            return
+        outlet.used = False
+        try:
+            outlet.close()
+        except Exception as exc:
+            _warn("The sink %s failed to close, with %s.", outlet.name, _name(type(exc)))
+
+    def _call(self, function: Callable[[], object]) -> None:
+        try:
+            function()
+        except Exception as exc:
+            _warn("Deferred work, %s, failed with %s.", _name(function), _name(type(exc)))
+
+    def _workers(self) -> list[Worker]:
+        return [self._deferred, *(outlet.worker for outlet in self._outlets if outlet.worker)]
+
+    def _renew(self) -> None:
+        self._counting = threading.Lock()
+        for worker in self._workers():
+            worker.renew()
+
+
+def _name(thing: object) -> str:
+    return str(getattr(thing, "__qualname__", type(thing).__name__))
+
+
+def _warn(message: str, *names: str) -> None:
+    """Logs names alone. An exception is told by its class, for its message may quote the event."""
+    # A filter of the application's may raise, and no call is to fail for that; the counts tell all the same.
+    with contextlib.suppress(Exception):
+        _log.warning(message, *names)
+
+
+def _stop(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.stop()
+
+
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    deadline = time.monotonic() + EXIT_SECONDS
+    for dispatcher in list(_dispatchers):
+        dispatcher.close(deadline - time.monotonic())
+
+
+def _renew_all() -> None:
+    for dispatcher in list(_dispatchers):
+        dispatcher._renew()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_all)
+
+_hooked = 0
+
+
+def _flush_at_the_end_of_multiprocessing() -> None:
+    """A forked multiprocessing child need not call the hooks of atexit when it ends (Python 3.11 does not), but calls
+    finalizers that were made in it. The module is not imported for this: in such a child, it is there."""
+    global _hooked
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and _hooked != os.getpid():
+        _hooked = os.getpid()
+        util.Finalize(None, _close_all, exitpriority=0)

@@ -1,0 +1,74 @@
+"""Quota stores: where calls are counted.
+
+A new backend is one file here and one line in `_STORES`; its class builds itself with ``from_url(url)``.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..types import Charge, Refusal, Reservation, Tally
+from .base import AsyncQuotaStore, AwaitableQuotaStore, QuotaStore
+from .keyvalue import KeyValueQuotaStore
+from .memory import MemoryQuotaStore
+
+__all__ = [
+    "AsyncQuotaStore",
+    "AwaitableQuotaStore",
+    "Charge",
+    "KeyValueQuotaStore",
+    "MemoryQuotaStore",
+    "QuotaStore",
+    "Refusal",
+    "Reservation",
+    "Tally",
+    "open_async_store",
+    "open_store",
+]
+
+# Scheme: module, class, and the class's async twin if it has one. Imported when first opened: drivers are optional.
+_STORES: dict[str, tuple[str, str, str | None]] = {
+    "memory": ("memory", "MemoryQuotaStore", None),
+}
+
+
+def open_store(url: str) -> QuotaStore:
+    """The quota store that `url` names, for example ``memory://``.
+
+    Raises:
+        ConfigurationError: the URL's scheme is unknown, or the rest of it is wrong. Never quotes the URL: it may hold
+            a password.
+    """
+    module, name, _ = _find(url)
+    store: QuotaStore = _load(module, name).from_url(url)
+    return store
+
+
+def open_async_store(url: str) -> AsyncQuotaStore:
+    """As `open_store`, with coroutines. A store without an async twin is wrapped in `AwaitableQuotaStore`."""
+    module, _, twin = _find(url)
+    if twin is None:
+        return AwaitableQuotaStore(open_store(url))
+    store: AsyncQuotaStore = _load(module, twin).from_url(url)
+    return store
+
+
+def _find(url: str) -> tuple[str, str, str | None]:
+    known = ", ".join(f"{scheme}://" for scheme in _STORES)
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    if match is None:
+        raise ConfigurationError(f"A quota store is named by a URL that begins with one of: {known}")
+    scheme = match[1].lower()
+    if scheme not in _STORES:
+        near = get_close_matches(scheme, _STORES, n=1)
+        hint = f" (did you mean {near[0]}://?)" if near else ""
+        raise ConfigurationError(f"There is no quota store for {scheme}://{hint}. There are: {known}")
+    return _STORES[scheme]
+
+
+def _load(module: str, name: str) -> Any:
+    return getattr(import_module(f".{module}", __name__), name)

@@ -1,0 +1,372 @@
+"""The store of one process: its threads, its forks, its memory, and its URL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from threading import Barrier, Event, Thread, get_ident
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safe_llm.errors import ConfigurationError
+from safe_llm.stores import (
+    AwaitableQuotaStore,
+    Charge,
+    KeyValueQuotaStore,
+    MemoryQuotaStore,
+    Refusal,
+    Reservation,
+    Tally,
+    open_async_store,
+    open_store,
+)
+from safe_llm.testing.conformance import QuotaStoreConformance
+
+DAY = 86_400
+
+
+class TestMemoryQuotaStore(QuotaStoreConformance):
+    def make_store(self) -> MemoryQuotaStore:
+        return MemoryQuotaStore()
+
+
+class TestAwaitableQuotaStore(QuotaStoreConformance):
+    def make_store(self) -> AwaitableQuotaStore:
+        return AwaitableQuotaStore(MemoryQuotaStore())
+
+
+def of_day(day: int, user: int = 0, *, amount: int = 1, limit: int = 1_000_000) -> Charge:
+    return Charge(f"user{user}", amount, limit, "fixed", day * DAY, (day + 1) * DAY)
+
+
+def test_a_hundred_threads_share_a_limit_to_the_last_unit() -> None:
+    """They start at once and ask for six times what there is."""
+    store, start = MemoryQuotaStore(), Barrier(100)
+    charge = of_day(20_000, limit=1_000)
+
+    def use(thread: int) -> int:
+        start.wait()
+        used = 0
+        for call in range(60):
+            answer = store.reserve(f"{thread}/{call}", [charge, of_day(20_000, thread + 1)], 30)
+            if isinstance(answer, Reservation):
+                used += 1
+                assert store.settle(answer, [1, 1])
+        return used
+
+    with ThreadPoolExecutor(100) as pool:
+        assert sum(pool.map(use, range(100))) == 1_000
+    assert store.peek([charge]) == [Tally(1_000, 0)]
+
+
+def test_memory_stays_bounded_over_many_users_and_windows() -> None:
+    """Fifty thousand users over a hundred days cost no more than those of one day."""
+    now = 20_000.0 * DAY
+    store = MemoryQuotaStore(clock=lambda: now)
+    sizes = []
+    for day in range(20_000, 20_100):
+        for user in range(500):
+            now = day * DAY + user
+            answer = store.reserve(f"{day}/{user}", [of_day(day, day * 500 + user)], 30)
+            assert isinstance(answer, Reservation)
+            if user % 50:  # The others never settle.
+                store.settle(answer, [1])
+        sizes.append(size(store))
+    assert max(sizes[50:]) < 2 * max(sizes[5:10])
+    assert max(sizes) < 1_000_000
+
+
+def test_refusals_and_looks_leave_nothing_for_long() -> None:
+    """Keys that a denied caller makes up cost no memory, and neither do those that are only asked about."""
+    store = MemoryQuotaStore(clock=lambda: 20_000.0 * DAY)
+    full = of_day(20_000, limit=0)
+    asked = Charge("", 0, 0, "held", 0, 2**42)
+    for number in range(50_000):
+        made_up = f"{number:0100}"
+        other = of_day(20_000)._replace(key=made_up)
+        assert isinstance(store.reserve(made_up, [asked._replace(key=made_up), other, full], 30), Refusal)
+        store.peek([other])
+    assert size(store) < 500_000
+
+
+def test_a_store_that_has_grown_still_takes_a_call_without_limits() -> None:
+    """The sweep needs no charge to tell the time by."""
+    store = MemoryQuotaStore()
+    for user in range(2_000):
+        store.reserve(str(user), [of_day(20_000, user)], 30)
+    assert isinstance(store.reserve("free", [], 30), Reservation)
+
+
+@pytest.mark.parametrize("clock_is_off", [-1_000 * DAY, 1_000 * DAY])
+def test_a_wrong_clock_alone_wipes_nothing(clock_is_off: int) -> None:
+    """The store's clock, or a client's, may be years off while others still count."""
+    now = 20_000.0 * DAY
+    store = MemoryQuotaStore(clock=lambda: now)
+    used = store.reserve("a", [of_day(20_000)], 30)
+    assert isinstance(used, Reservation)
+    store.settle(used, [1])
+    for user in range(5_000):
+        store.reserve(str(user), [of_day(20_000 + clock_is_off // DAY, user + 1)], 30)
+    assert store.peek([of_day(20_000)]) == [Tally(1, 0)]
+    now += clock_is_off
+    for user in range(20_000):
+        store.reserve(f"again{user}", [of_day(20_000, user + 10_000)], 30)
+    assert store.peek([of_day(20_000)]) == [Tally(1, 0)]
+
+
+def test_a_sweep_wipes_nothing_that_a_late_call_will_ask_for() -> None:
+    """Calls in flight, and switches, whose windows begin at nothing and end never, do not say what time it is."""
+    now = 20_000.0 * DAY
+    store = MemoryQuotaStore(clock=lambda: now)
+    store.reserve("a", [of_day(20_000)], 30)
+    now += 2 * DAY
+    for number in range(3_000):
+        in_flight = Charge(f"now{number}", 1, 1, "held", int(now), int(now) + 1)
+        assert isinstance(store.reserve(str(number), [SWITCH, in_flight], 30), Reservation)
+    assert store.peek([of_day(20_000)]) == [Tally(1, 0)]
+
+
+def test_switches_do_not_keep_ended_windows() -> None:
+    """A call's other windows tell the time."""
+    now = 20_000.0 * DAY
+    store = MemoryQuotaStore(clock=lambda: now)
+    for number in range(30_000):
+        now += 60
+        answer = store.reserve(str(number), [SWITCH, of_day(int(now // DAY), number)], 30)
+        assert isinstance(answer, Reservation)
+        store.settle(answer, [0, 1])
+    assert size(store) < 500_000
+
+
+def test_what_was_not_foreseen_is_counted_after_a_sweep_too() -> None:
+    """A charge of 0 held no place for its counter."""
+    store = MemoryQuotaStore(clock=lambda: 20_000.0 * DAY)
+    free = of_day(20_000, amount=0)
+    reservation = store.reserve("free", [free], 30)
+    assert isinstance(reservation, Reservation)
+    for user in range(5_000):
+        store.reserve(str(user), [of_day(20_000, user + 1)], 30)
+    assert store.settle(reservation, [3]) is True
+    assert store.peek([free]) == [Tally(3, 0)]
+
+
+SWITCH = Charge("switch/any", 0, 0, "held", 0, 2**42)
+
+
+def size(store: MemoryQuotaStore) -> int:
+    """Bytes of all that the store remembers."""
+    return len(pickle.dumps({name: value for name, value in vars(store).items() if name != "clock"}))
+
+
+# Against the reference algorithm --------------------------------------------------------------------------------------
+
+
+class Reference(KeyValueQuotaStore):
+    """The algorithm that is written to be read, over a dict."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.data: dict[str, Any] = {}
+
+    def transaction(self, keys: Collection[str]) -> AbstractContextManager[dict[str, Any]]:
+        return nullcontext(self.data)
+
+
+def charges_at(now: float, amounts: Sequence[int]) -> list[Charge]:
+    """A switch, minute, hour, day, month and calls in flight, and the day once more: two charges may meet."""
+    second, minute, day = int(now), int(now) // 60 * 60, int(now) // DAY * DAY
+    kinds: list[tuple[str, int, Literal["fixed", "sliding", "held"], int, int]] = [
+        ("minute", 4, "sliding", second - 60, second + 1),
+        ("hour", 6, "sliding", minute - 3600, minute + 60),
+        ("day", 10, "fixed", day, day + DAY),
+        ("month", 30, "fixed", day // (30 * DAY) * 30 * DAY, (day // (30 * DAY) + 1) * 30 * DAY),
+        ("calls", 3, "held", second, second + 1),
+        ("day", 8, "fixed", day, day + DAY),
+    ]
+    made = [Charge(key, n, limit, kind, *span) for (key, limit, kind, *span), n in zip(kinds, amounts, strict=True)]
+    return [SWITCH, *made]
+
+
+AMOUNTS = st.lists(st.integers(0, 3), min_size=6, max_size=6)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("reserve"), AMOUNTS, st.sampled_from([0.5, 40.0, 9_000.0])),
+        st.tuples(st.just("switch"), st.booleans()),
+        st.tuples(st.just("again"), st.integers(0, 30)),
+        st.tuples(st.just("settle"), st.integers(0, 30), AMOUNTS),
+        st.tuples(st.just("wait"), st.sampled_from([0.1, 0.75, 7.0, 59.5, 61.0, 130.0, 3_700.0, 90_000.0])),
+        st.tuples(st.just("skew"), st.sampled_from([0, 0, 1, 20, -1, -2, -30])),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize("swept", [False, True], ids=["", "swept at each step"])
+@given(steps=STEPS)
+@settings(max_examples=300, deadline=None)
+def test_any_history_is_answered_as_the_reference_algorithm_answers_it(swept: bool, steps: list[Any]) -> None:
+    """Every answer, tally and wait is the same, whenever the sweep comes, by clients whose clocks differ a little."""
+    now, skew = 1_800_000_000.25, 0
+    store, reference = MemoryQuotaStore(clock=lambda: now), Reference(lambda: now)
+    made: list[Reservation] = []
+    forgotten: dict[str, float] = {}  # Until then, a reservation is remembered by both.
+
+    def reserve(id: str, charges: list[Charge], ttl: float) -> None:
+        answer = store.reserve(id, charges, ttl)
+        assert answer == reference.reserve(id, charges, ttl)
+        if isinstance(answer, Reservation) and answer not in made:
+            made.append(answer)
+            ends = [charge.end for charge in charges if charge.amount and charge.kind != "held"]
+            forgotten[id] = max([answer.expires, *ends]) + 60
+
+    def settle(reservation: Reservation, actual: list[int]) -> None:
+        first = store.settle(reservation, actual)
+        assert first is reference.settle(reservation, actual)
+        if first:
+            forgotten[reservation.id] = max(reservation.expires, now) + 60
+
+    for number, step in enumerate(steps):
+        if swept:
+            store._room = -1
+        chosen = made[step[1] % len(made)] if step[0] in ("again", "settle") and made else None
+        match step:
+            case "reserve", amounts, ttl:
+                reserve(str(number), charges_at(now + skew, amounts), ttl)
+            case "again", _ if chosen is not None and now < forgotten[chosen.id]:
+                reserve(chosen.id, list(chosen.charges), 1.0)
+            case "settle", _, actual if chosen is not None and now < forgotten[chosen.id]:
+                settle(chosen, [0, *actual][: len(chosen.charges)])
+            case "switch", True:
+                reserve(f"off{number}", [SWITCH._replace(amount=1, limit=1)], 2.0**35)
+            case "switch", False:
+                for reservation in made:
+                    if reservation.id.startswith("off"):
+                        settle(reservation, [0])
+            case "wait", seconds:
+                now += seconds
+            case "skew", seconds:
+                skew = seconds
+        for seen in (now, now + skew, now - 30):
+            looked = charges_at(seen, [0] * 6)
+            assert store.peek(looked) == reference.peek(looked)
+
+
+# Threads and forks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_in_the_midst_of_other_threads_leaves_a_store_that_works() -> None:
+    """The child finds a free lock and whole counters, and counts on by itself."""
+    store, stop = MemoryQuotaStore(), Event()
+    pair = [of_day(20_000, 1), of_day(20_000, 2)]
+
+    def use() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            store.reserve(f"{get_ident()}/{number}", pair, 30)
+
+    threads = [Thread(target=use) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                sys.settrace(None)  # A thread that is gone may hold the lock of a coverage tool.
+                first, second = store.peek(pair)
+                answer = store.reserve("child", pair, 30)
+                os._exit(0 if first == second and isinstance(answer, Reservation) else 1)
+            assert ends_well(child)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+
+
+def ends_well(child: int) -> bool:
+    """Whether the child exits with 0 within ten seconds; one that hangs is killed."""
+    give_up = time.monotonic() + 10
+    while time.monotonic() < give_up:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.001)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return False
+
+
+# URLs and event loops ------------------------------------------------------------------------------------------------
+
+
+def test_a_url_opens_a_fresh_store() -> None:
+    """Each with counters of its own."""
+    first, second = open_store("memory://"), open_store("MEMORY://")
+    assert isinstance(first, MemoryQuotaStore)
+    first.reserve("a", [of_day(1)], 30)
+    assert second.peek([of_day(1)]) == [Tally(0, 0)]
+    first.close()
+    second.close()
+
+
+def test_an_async_store_opens_from_the_same_url() -> None:
+    """Its methods are coroutines."""
+
+    async def use() -> Any:
+        store = open_async_store("memory://")
+        answer = await store.reserve("a", [of_day(1, limit=1)], 30)
+        assert isinstance(answer, Reservation)
+        assert await store.settle(answer, [1]) is True
+        tallies = await store.peek([of_day(1)])
+        await store.close()
+        return tallies
+
+    assert asyncio.run(use()) == [Tally(1, 0)]
+
+
+class Where(MemoryQuotaStore):
+    """Tells which thread it is called in."""
+
+    def close(self) -> None:
+        self.thread = get_ident()
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_only_a_store_that_blocks_is_called_off_the_event_loop(blocking: bool) -> None:
+    """A store that never waits is called at once; the others in a worker thread."""
+    store = Where()
+    store.blocking = blocking
+    asyncio.run(AwaitableQuotaStore(store).close())
+    assert (store.thread != get_ident()) is blocking
+
+
+@pytest.mark.parametrize("open", [open_store, open_async_store])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("memry://", r"memry:// \(did you mean memory://\?\). There are: memory://"),
+        ("mongodb://user:hunter2@host", "no quota store for mongodb://. There are: memory://"),
+        ("user:hunter2@host", "a URL that begins with one of: memory://"),
+        ("hunter2:pw@redis://host", "a URL that begins with one of: memory://"),
+        ("memory://user:hunter2@host", "memory:// takes nothing after"),
+    ],
+)
+def test_a_url_that_names_no_store_is_explained_without_its_password(open: Any, url: str, said: str) -> None:
+    """The scheme and what there is, with the nearest, and never the rest."""
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        open(url)
+    assert "hunter2" not in str(caught.value)
