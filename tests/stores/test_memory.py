@@ -268,13 +268,15 @@ def test_any_history_is_answered_as_the_reference_algorithm_answers_it(swept: bo
 def test_a_fork_in_the_midst_of_other_threads_leaves_a_store_that_works() -> None:
     """The child finds a free lock and whole counters, and counts on by itself."""
     store, stop = MemoryQuotaStore(), Event()
-    pair = [of_day(20_000, 1), of_day(20_000, 2)]
+    pair = [of_day(20_000, 1, limit=2**53), of_day(20_000, 2, limit=2**53)]  # more than a slow machine ever uses
 
     def use() -> None:
         number = 0
         while not stop.is_set():
             number += 1
-            store.reserve(f"{get_ident()}/{number}", pair, 30)
+            answer = store.reserve(f"{get_ident()}/{number}", pair, 30)
+            assert isinstance(answer, Reservation)
+            store.settle(answer, [1, 1])
 
     threads = [Thread(target=use) for _ in range(4)]
     interval = sys.getswitchinterval()
