@@ -26,7 +26,7 @@ from .identity import NOTHING, Claim, claim_of, current
 from .policy import Policy
 from .sinks import Dispatcher, LoggingSink
 from .stores import AwaitableQuotaStore, MemoryQuotaStore
-from .types import Call, Charge, Clock, Event, LocalReservation, Refusal, Reservation, Tally
+from .types import Call, Charge, Clock, Event, LocalReservation, Refusal, Reservation, Tally, Upload
 
 log = logging.getLogger("safe_llm")
 
@@ -236,7 +236,7 @@ def read_call(options: Any, route: Route, claim: Claim, timeout: Any) -> Call:
     """The call that a request to a guarded route is, ``extra_body`` merged in as the SDK would."""
     given, extra = options.json_data, options.extra_json
     body: dict[str, Any] = {}
-    as_json = getattr(options, "content", None) is None and not options.files
+    as_json = getattr(options, "content", None) is None
     if as_json and (given is None or isinstance(given, Mapping)):
         merged = {**(given or {}), **(extra or {})}
         body = {name: value for name, value in merged.items() if not isinstance(value, Omit | NotGiven)}
@@ -248,11 +248,35 @@ def read_call(options: Any, route: Route, claim: Claim, timeout: Any) -> Call:
         endpoint=ENDPOINTS[route.path],
         body=body,
         claim=claim,
+        uploads=uploads_of(options.files),
         deployment=route.deployment,
         query={**dict(parse_qsl(urlsplit(options.url).query, keep_blank_values=True)), **(options.params or {})},
         timeout=float(total) if isinstance(total, int | float) else None,
         stream=body.get("stream") is True,
     )
+
+
+def uploads_of(files: Any) -> tuple[Upload, ...]:
+    """The files of a multipart request, as the SDK has prepared them: a mapping or pairs of field and file."""
+    pairs = files.items() if isinstance(files, Mapping) else files or ()
+    return tuple(_upload(field, file) for field, file in pairs)
+
+
+def _upload(field: str, file: Any) -> Upload:
+    content = file[1] if isinstance(file, tuple) else file  # beside the name, the type and the headers
+    if isinstance(content, str):
+        content = content.encode()
+    if isinstance(content, bytes | bytearray):
+        return Upload(field, len(content), bytes(content))
+    if isinstance(content, os.PathLike):
+        return Upload(field, os.stat(content).st_size)
+    try:
+        position = content.tell()
+        size = content.seek(0, os.SEEK_END) - position
+        content.seek(position)
+    except (AttributeError, OSError, ValueError):
+        return Upload(field, None)
+    return Upload(field, size)
 
 
 def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim) -> Call:
@@ -262,25 +286,35 @@ def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim) ->
         ConfigurationError: there is no such endpoint.
     """
     name = endpoint or ("responses" if "input" in arguments else "chat.completions")
-    found = next((known for known in ENDPOINTS.values() if known.name == name), None)
+    found = next((known for known in ENDPOINTS.values() if f"{known.name}.".startswith(f"{name}.")), None)
     if found is None:
         names = ", ".join(sorted(known.name for known in ENDPOINTS.values()))
         raise ConfigurationError(f"There is no guarded endpoint {name!r}. There are: {names}.")
     rest = dict(arguments)
     extra, query, timeout = rest.pop("extra_body", None), rest.pop("extra_query", None), rest.pop("timeout", None)
     rest.pop("extra_headers", None)
+    files = [(name, file) for name in found.upload_fields for file in _listed(rest.pop(name, None))]
     body = {k: v for k, v in {**rest, **(extra or {})}.items() if not isinstance(v, Omit | NotGiven)}
-    messages = body.get("messages")
-    if isinstance(messages, Iterable) and not isinstance(messages, str | Mapping):
-        body["messages"] = list(messages)
+    for name in ("messages", "input", "prompt"):
+        given = body.get(name)
+        if isinstance(given, Iterable) and not isinstance(given, str | Mapping):
+            body[name] = list(given)
     return Call(
         endpoint=found,
         body=body,
         claim=claim,
+        uploads=uploads_of(files),
         query=dict(query or {}),
         timeout=float(timeout) if isinstance(timeout, int | float) else None,
         stream=body.get("stream") is True,
     )
+
+
+def _listed(given: Any) -> list[Any]:
+    """One file or several, as a list."""
+    if given is None or isinstance(given, Omit | NotGiven):
+        return []
+    return list(given) if isinstance(given, list) else [given]
 
 
 def switch_values(
@@ -296,7 +330,13 @@ def read_unguarded(options: Any, route: Route, claim: Claim) -> Call:
     """The call that a request to any other route is. Nothing in it is read but its model."""
     body = options.json_data if isinstance(options.json_data, dict) else {}
     model = body.get("model")
-    return Call(Unguarded(str(route)[:256]), body, claim, model=model[:256] if isinstance(model, str) else "")  # type: ignore[arg-type]
+    return Call(Unguarded(str(route)[:256]), body, claim, model=model[:256] if isinstance(model, str) else "")
+
+
+def read_retrieval(options: Any, claim: Claim) -> Call:
+    """The call that retrieving a response is."""
+    params = options.params if isinstance(options.params, Mapping) else {}
+    return Call(ENDPOINTS["/responses"], {}, claim, stream=params.get("stream") is True)
 
 
 @contextmanager

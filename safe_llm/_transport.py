@@ -49,6 +49,8 @@ class Sending:
         self.request: Any = None
         self.meter = Meter(admission.call.endpoint, hide_usage=admission.hide_usage)
         self.body: bytearray | None = None
+        """Of an answer that is no stream of events, as far as it is kept."""
+        self._keeps_body = False
         self.first_token: float | None = None
         self.stream: Any = None
         """Our stream in a response that is still open."""
@@ -105,10 +107,12 @@ class Sending:
             self.meter.feed(response.content)  # the caller has it whole, usage and all
             self.meter.end()
             return False
-        if response.is_closed:
-            self.body = response.content
-            return False
+        kind = str(response.headers.get("content-type", "json")).lower()
+        self._keeps_body = "json" in kind  # nothing else tells usage
         self.body = bytearray()
+        if response.is_closed:
+            self.feed(response.content)
+            return False
         return True
 
     def _is_events(self, response: Any) -> bool:
@@ -119,7 +123,7 @@ class Sending:
     def feed(self, data: bytes) -> bytes:
         """Bytes have come; those to hand on."""
         if self.body is not None:
-            if len(self.body) <= _LARGEST_BODY:
+            if self._keeps_body and len(self.body) <= _LARGEST_BODY:
                 self.body += data
             return data
         out = self.meter.feed(data)
@@ -168,11 +172,14 @@ class Sending:
             item = _json(self.body)
             if item is not None:
                 endpoint = self.admission.call.endpoint
-                meter.items, meter.usage = 1, endpoint.usage(item)
-                meter.text, meter.ended = [endpoint.said(item)[0]], True
-                meter.note(endpoint.answer(item))
+                meter.items, meter.text, meter.ended = 1, [endpoint.said(item)[0]], True
+                meter.note(item, endpoint.usage(item))
+        if meter.usage is None:
+            meter.read_rest()
         outcome.usage, outcome.response_model, outcome.tier = meter.usage, meter.model, meter.tier
-        outcome.text = "".join(meter.text) if meter.items else None
+        outcome.response_id, outcome.hosted_calls = meter.response_id, meter.hosted_calls
+        known = meter.items and not meter.overflowed and self.admission.call.endpoint.streams_text
+        outcome.text = "".join(meter.text) if known else None
 
     def _ended(self, outcome: Outcome, error: BaseException | None, exhausted: bool) -> Any:
         if isinstance(error, openai.APITimeoutError) or _is_timeout(error):

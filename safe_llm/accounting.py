@@ -48,7 +48,7 @@ def charges(
     made: Made = []
     for placed in limits:
         limit = placed.limit
-        amount = amounts.of(limit)
+        amount = amounts.of(limit.metric)
         if amount or limit.metric != "money":
             window = None if limit.window is None else calendar.window(limit.window, now)
             made.append((placed, placed.charge(amount, values, window, now)))
@@ -70,9 +70,9 @@ class Amounts:
             "concurrent": 1,
         }
 
-    def of(self, limit: Limit) -> int:
-        """In the limit's own unit."""
-        return self._amounts[limit.metric]
+    def of(self, metric: str) -> int:
+        """In the metric's own unit."""
+        return self._amounts[metric]
 
 
 def settled_usage(admission: Admission, outcome: Outcome, seen: tuple[int, int] | None) -> tuple[Usage, str]:

@@ -16,7 +16,17 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from . import deadline
 from ._async import AsyncGuard
-from ._shell import GUARD_OPTIONS, build, outside, read_call, read_unguarded, route_of, take_claim, with_body
+from ._shell import (
+    GUARD_OPTIONS,
+    build,
+    outside,
+    read_call,
+    read_retrieval,
+    read_unguarded,
+    route_of,
+    take_claim,
+    with_body,
+)
 from ._streams import noticing
 from ._sync import SyncGuard
 from ._transport import sending
@@ -26,14 +36,14 @@ if TYPE_CHECKING:
     from typing import Self
 
     from openai._client import AsyncOpenAIWithStreamedResponse, OpenAIWithStreamedResponse
-    from openai.resources.beta import AsyncBeta, Beta
     from typing_extensions import Unpack
 
     from ._params import AsyncSafeAzureOptions, AsyncSafeOptions, SafeAzureOptions, SafeOptions
-    from .resources import AsyncSafeChat, SafeChat
+    from ._typed import AsyncSafeResources, SafeResources
 
 
 ClientT = TypeVar("ClientT", bound="_Guarded")
+WrapperT = TypeVar("WrapperT")
 
 
 class _Guarded:
@@ -86,6 +96,17 @@ class _Guarded:
         bound._opened = False
         return bound
 
+    @property
+    def _sockets_are_closed(self) -> bool:
+        return "*" not in self._guard.policy.routes.allow
+
+    def _with_facades(self, wrapper: WrapperT) -> WrapperT:
+        """The SDK's wrapper of all resources, with ours in it."""
+        from .resources import ROOTS, preset
+
+        names = [name for name in ROOTS if hasattr(type(wrapper), name)]
+        return preset(wrapper, **{name: getattr(self, name).with_streaming_response for name in names})
+
     # Hooks of the SDK's request loop ----------------------------------------------------------------------------------
 
     def _build_request(self, options: Any, *, retries_taken: int = 0) -> Any:
@@ -133,28 +154,10 @@ class _Sync(_Guarded):
         return guard
 
     @cached_property
-    def chat(self) -> SafeChat:
-        """Chat completions, with who is calling."""
-        from .resources import SafeChat
-
-        return SafeChat(self)  # type: ignore[arg-type]
-
-    @cached_property
-    def beta(self) -> Beta:
-        """The SDK's beta resources; its chat is the guarded one."""
-        from .resources import preset, without_sockets
-
-        beta: Beta = super().beta  # type: ignore[misc]
-        preset(beta, chat=self.chat)
-        return beta if "*" in self._guard.policy.routes.allow else without_sockets(beta)
-
-    @cached_property
     def with_streaming_response(self) -> OpenAIWithStreamedResponse:
         """The SDK's wrapper that does not read a response eagerly; it takes who is calling along."""
-        from .resources import preset
-
         made: OpenAIWithStreamedResponse = super().with_streaming_response  # type: ignore[misc]
-        return preset(made, chat=self.chat.with_streaming_response)
+        return self._with_facades(made)
 
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Every request of the SDK passes here, whatever its calling style.
@@ -174,13 +177,13 @@ class _Sync(_Guarded):
 
             return self._guard.run(self._guard.core.run(call), transmit)
         with outside():
-            if route.kind == "free":
+            if route.kind == "other":
+                flow = self._guard.core.pass_by(read_unguarded(options, route, claim), route)
+            elif route.response_id is not None:
+                flow = self._guard.core.retrieve(read_retrieval(options, claim), route.response_id)
+            else:
                 return send(cast_to, options, stream=stream, stream_cls=stream_cls)
-            call = read_unguarded(options, route, claim)
-            return self._guard.run(
-                self._guard.core.pass_by(call, route),
-                lambda _: send(cast_to, options, stream=stream, stream_cls=stream_cls),
-            )
+            return self._guard.run(flow, lambda _: send(cast_to, options, stream=stream, stream_cls=stream_cls))
 
     def _process_response(self, *, response: Any, **rest: Any) -> Any:
         state = sending.get()
@@ -210,28 +213,10 @@ class _Async(_Guarded):
         return guard
 
     @cached_property
-    def chat(self) -> AsyncSafeChat:
-        """Chat completions, with who is calling."""
-        from .resources import AsyncSafeChat
-
-        return AsyncSafeChat(self)  # type: ignore[arg-type]
-
-    @cached_property
-    def beta(self) -> AsyncBeta:
-        """The SDK's beta resources; its chat is the guarded one."""
-        from .resources import preset, without_sockets
-
-        beta: AsyncBeta = super().beta  # type: ignore[misc]
-        preset(beta, chat=self.chat)
-        return beta if "*" in self._guard.policy.routes.allow else without_sockets(beta)
-
-    @cached_property
     def with_streaming_response(self) -> AsyncOpenAIWithStreamedResponse:
         """The SDK's wrapper that does not read a response eagerly; it takes who is calling along."""
-        from .resources import preset
-
         made: AsyncOpenAIWithStreamedResponse = super().with_streaming_response  # type: ignore[misc]
-        return preset(made, chat=self.chat.with_streaming_response)
+        return self._with_facades(made)
 
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Every request of the SDK passes here, whatever its calling style.
@@ -251,13 +236,13 @@ class _Async(_Guarded):
 
             return await self._guard.run(self._guard.core.run(call), transmit)
         with outside():
-            if route.kind == "free":
+            if route.kind == "other":
+                flow = self._guard.core.pass_by(read_unguarded(options, route, claim), route)
+            elif route.response_id is not None:
+                flow = self._guard.core.retrieve(read_retrieval(options, claim), route.response_id)
+            else:
                 return await send(cast_to, options, stream=stream, stream_cls=stream_cls)
-            call = read_unguarded(options, route, claim)
-            return await self._guard.run(
-                self._guard.core.pass_by(call, route),
-                lambda _: send(cast_to, options, stream=stream, stream_cls=stream_cls),
-            )
+            return await self._guard.run(flow, lambda _: send(cast_to, options, stream=stream, stream_cls=stream_cls))
 
     async def _process_response(self, *, response: Any, **rest: Any) -> Any:
         state = sending.get()
@@ -341,23 +326,29 @@ class AsyncSafeAzureOpenAI(_Async, AsyncAzureOpenAI):
         with_options = copy
 
 
-def _close_sockets() -> None:
-    """Replace the resources that have websockets by such whose ``connect`` obeys the policy; not every SDK has all."""
+_ROOTS = ("chat", "responses", "embeddings", "completions", "images", "audio", "beta")
+_SOCKETS = ("realtime", "live", "responses", "beta")
 
-    def closing(theirs: Any) -> Any:
+
+def _replace_resources() -> None:
+    """Put the facades in place of the SDK's resources, and let websockets obey the policy; not every SDK has all."""
+
+    def replacing(theirs: Any, name: str) -> Any:
         def resource(client: Any) -> Any:
-            from .resources import without_sockets
+            from .resources import ROOTS, facade, without_sockets
 
             made = theirs.__get__(client, type(client))
-            return made if "*" in client._guard.policy.routes.allow else without_sockets(made)
+            if name in ROOTS:
+                made = facade(made, name)
+            return without_sockets(made) if client._sockets_are_closed and name in _SOCKETS else made
 
         return resource
 
     for ours, sdk in ((_Sync, OpenAI), (_Async, AsyncOpenAI)):
-        for name in ("realtime", "live", "responses"):
+        for name in sorted({*_ROOTS, *_SOCKETS}):
             theirs = vars(sdk).get(name)
             if theirs is not None:
-                own = cached_property(closing(theirs))
+                own = cached_property(replacing(theirs, name))
                 own.__set_name__(ours, name)
                 setattr(ours, name, own)
 
@@ -384,5 +375,5 @@ def _passing_on(shared: Any) -> Any:
     return method
 
 
-_close_sockets()
+_replace_resources()
 _name_keywords()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import history, tokens
 from .effects import Flow, compute
-from .endpoints.base import too_large
+from .endpoints.reading import too_large
 from .types import Admission, Call
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def trim(admission: Admission, rules: InputRules) -> Flow[list[Mapping[str, Any]
         kept, total = yield from compute(lambda: _trim_exactly(call, recent.messages, rules.max_context_tokens))
         admission.counted = True
         if not kept.fits or total > rules.max_context_tokens:
+            without = " even without its older turns" if before else ""
             raise too_large(
-                f"The request has more than {rules.max_context_tokens:_} input tokens even without its older turns "
+                f"The request has more than {rules.max_context_tokens:_} input tokens{without} "
                 "([input] max_context_tokens).",
                 "context_too_long",
             )

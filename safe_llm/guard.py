@@ -17,11 +17,12 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from . import counting, reserving, settling
+from . import background, counting, reserving, settling
 from .accounting import Amounts
 from .effects import Flow, complete, emit, find_plan, inspect, reserve, send, settle
-from .endpoints.base import malformed, take_over
+from .endpoints.reading import malformed
 from .endpoints.routes import Route
+from .endpoints.weighing import take_over
 from .errors import (
     DeadlineExceededError,
     DeniedError,
@@ -45,14 +46,17 @@ from .types import (
     Finding,
     Outcome,
     Usage,
-    UsageRecord,
 )
 
 _LONGEST_MODEL = 256
 _IN_BODY_ONLY = frozenset(
     (
-        *("model", "messages", "input", "prompt", "n", "best_of", "stream", "tools", "user"),
-        *("max_tokens", "max_completion_tokens", "max_output_tokens"),
+        *("model", "messages", "input", "prompt", "instructions", "n", "best_of", "stream", "stream_options", "user"),
+        *("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tool_calls", "tools", "functions"),
+        *("web_search_options", "modalities", "audio", "prediction", "suffix", "service_tier", "background", "text"),
+        *("response_format", "previous_response_id", "conversation", "reasoning", "metadata", "safety_identifier"),
+        *("quality", "size", "partial_images", "frame_count", "output_format", "input_fidelity", "svg", "image"),
+        *("file", "speed", "stream_format", "dimensions", "encoding_format"),
     )
 )
 """Fields that are checked in the body, and that a query must not name once more."""
@@ -87,6 +91,15 @@ class Guard:
         outcome = yield from self.send(admission)
         if not outcome.open:
             yield from complete(self.finish(admission, outcome), waits=outcome.to_be_counted)
+        return outcome.result()
+
+    def retrieve(self, call: Call, response_id: str) -> Flow[Any]:
+        """A free route that may tell what a background response used."""
+        admission = self.begin(call)
+        admission.corrects = response_id
+        outcome = yield from send(admission, call.body)
+        if not outcome.open:
+            yield from complete(self.finish(admission, outcome))
         return outcome.result()
 
     def pass_by(self, call: Call, route: Route) -> Flow[Any]:
@@ -134,8 +147,7 @@ class Guard:
         """Send what was admitted: the request as it was decided, or, in shadow mode, as it came."""
         call = admission.call
         if self.policy.mode == "shadow":
-            cap = call.body.get("max_completion_tokens", call.body.get("max_tokens"))
-            admission.cap_sent = cap if isinstance(cap, int) else None
+            admission.cap_sent = call.endpoint.cap_sent(call)
             return (yield from send(admission, call.body))
         body = call.endpoint.write(call)
         admission.cap_sent = call.cap
@@ -144,8 +156,10 @@ class Guard:
         admission.hide_usage = call.stream and not call.endpoint.wants_usage(call)
         return (yield from send(admission, body))
 
-    def finish(self, admission: Admission, outcome: Outcome) -> Flow[UsageRecord]:
+    def finish(self, admission: Admission, outcome: Outcome) -> Flow[None]:
         """Settle, record and alert: the end of every call that was sent. Once per call."""
+        if admission.corrects is not None:
+            return (yield from background.correct(self, admission, outcome))
         usage, source = yield from settling.used(self, admission, outcome)
         cost = settling.cost(self, admission, outcome, usage, source)
         record = settling.record(self, admission, outcome, usage, source, cost)
@@ -153,17 +167,20 @@ class Guard:
             outcome.error.record = record
         if admission.reservation is None:
             yield from emit(record)
-            return record
+            return
+        if background.leave_open(admission, outcome):
+            yield from background.remember(self, admission, str(outcome.response_id))
+            yield from emit(record)
+            return
         # Used, but not to be priced: the whole bound stays charged.
         amounts = Amounts(usage, admission.cost if cost is None else cost)
-        actual = [amounts.of(placed.limit) for placed, _ in admission.made]
+        actual = [amounts.of(placed.limit.metric) for placed, _ in admission.made]
         yield from settle(admission.reservation, [*[0] * len(admission.gate), *actual])
         yield from emit(record)
         try:
             yield from settling.tell(self, admission, actual)
         except StoreUnavailableError as error:
             yield from emit(Alert(kind="store_degraded", timestamp=self.now(), message=error.message))
-        return record
 
     # Deciding, step by step -------------------------------------------------------------------------------------------
 
@@ -198,11 +215,17 @@ class Guard:
         if doubled := _IN_BODY_ONLY & call.query.keys():
             raise malformed(f"extra_query names {', '.join(sorted(doubled))}, which belongs into the body")
         # The widest rules of any plan or feature: which of them holds is not known before the caller is.
-        call.body, call.weight = take_over(call.body, self.policy.widest_input)
+        call.body, weight = take_over(call.body, self.policy.widest_input)
+        call.weight = weight.with_uploads(call.uploads)
+        call.weight.hold(self.policy.widest_input)
+        for upload in call.uploads:
+            if upload.field.partition("[")[0] not in call.endpoint.upload_fields:
+                raise malformed(f"{upload.field[:80]!r} is sent as a file, which {call.endpoint.name} does not take")
         model = call.deployment or call.body.get("model")
-        if not isinstance(model, str) or not 0 < len(model) <= _LONGEST_MODEL or not model.isprintable():
-            raise malformed(f"model must be a name of 1 to {_LONGEST_MODEL} printable characters")
-        call.model = model
+        if model is not None or call.endpoint.names_model(call):
+            if not isinstance(model, str) or not 0 < len(model) <= _LONGEST_MODEL or not model.isprintable():
+                raise malformed(f"model must be a name of 1 to {_LONGEST_MODEL} printable characters")
+            call.model = model
         call.endpoint.read(call)
         admission.prompt_hash = self._hashed(to_json(call.endpoint.prompt(call), fallback=_type_name))
 
@@ -291,6 +314,8 @@ class Guard:
 
     def _cap(self, call: Call, rules: Rules) -> None:
         output = rules.output
+        if call.endpoint.cap_field is None:
+            return
         if call.cap is None and output.default_max_tokens != "off":
             call.cap = output.default_max_tokens
         if call.cap is not None:

@@ -1,4 +1,4 @@
-"""Trimming a conversation that has grown too long.
+"""Trimming a conversation that has grown too long: the messages of chat completions, or the items of Responses.
 
 System and developer messages and the whole last turn are kept unchanged; older turns go whole, oldest first. A turn
 starts at a user message. A tool's result is never parted from the call that asked for it.
@@ -43,8 +43,9 @@ def turns(messages: Sequence[Message]) -> list[list[int]]:
         if role == "user" or not found:
             found.append([])
         found[-1].append(position)
-        if role == "tool":
-            asked = asked_at.get(str(message.get("tool_call_id")), position)
+        answered = _answered_id(message)
+        if answered is not None:
+            asked = asked_at.get(answered, position)
             while found[-1][0] > asked:
                 later = found.pop()
                 found[-1].extend(later)
@@ -53,9 +54,22 @@ def turns(messages: Sequence[Message]) -> list[list[int]]:
     return found
 
 
+def _answered_id(message: Message) -> str | None:
+    """The call that a message answers; None where it answers none."""
+    if message.get("role") == "tool":
+        return str(message.get("tool_call_id"))
+    kind = message.get("type")
+    if kind == "mcp_approval_response":
+        return str(message.get("approval_request_id"))
+    return str(message.get("call_id")) if isinstance(kind, str) and kind.endswith("_output") else None
+
+
 def _call_ids(message: Message) -> list[str]:
+    """The calls that a message makes. An item of Responses is one call; some name it by ``call_id``, some by ``id``."""
     calls = message.get("tool_calls")
-    return [str(call.get("id")) for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+    if isinstance(calls, list):
+        return [str(call.get("id")) for call in calls if isinstance(call, Mapping)]
+    return [str(message[name]) for name in ("call_id", "id") if message.get(name) is not None]
 
 
 def trim(

@@ -70,14 +70,13 @@ def quote(guard: Guard, call: Call) -> Flow[Quote]:
         yield from reserving.take(guard, admission, lambda _id, charges, _ttl: _look(charges, guard.clock.time()))
     except DeniedError as error:
         denial = error
-    estimated = admission.output_tokens > 0
     given = admission.input_tokens
-    if estimated and not admission.counted:
-        given = min(given, (yield from compute(lambda: counting.count(call))))
+    if admission.estimated and not admission.counted:
+        given = min(given, (yield from compute(lambda: counting.count(call))) + admission.extra_input)
     least = min((cost for rates in admission.rates if (cost := rates.cost(Usage(given))) is not None), default=None)
     return Quote(
         input_tokens=given,
-        max_output_tokens=admission.output_tokens if estimated else None,
+        max_output_tokens=admission.output_tokens if admission.estimated else None,
         min_usd=None if least is None else usd(least),
         max_usd=None if admission.cost is None else usd(admission.cost),
         would_be_denied=None if denial is None else accounting.as_denial(denial),

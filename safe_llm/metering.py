@@ -22,23 +22,38 @@ _LARGEST_EVENT = 16 * 1024 * 1024
 """Bytes. A stream without event boundaries is passed on unread from here, and charged as unknown."""
 
 
+_MOST_UNREAD = 16 * 1024 * 1024
+"""Bytes of events that are kept unread. A longer stream without usage is charged as unknown."""
+_NULL = re.compile(rb"\s*:\s*null")
+
+
 def whole(value: object) -> int | None:
     """A count as a provider reports it: a whole number that is not negative, or None."""
     return value if type(value) is int and value >= 0 else None
 
 
 class Meter:
-    """Reads server-sent events as they pass. `feed` and `end` return the bytes to hand on, unchanged."""
+    """Reads server-sent events as they pass. `feed` and `end` return the bytes to hand on, unchanged.
+
+    Most events are only kept, and read if the stream ends without telling its usage: reading each as it passes would
+    cost more than all else that is done with it. Read at once are those that tell usage or an error, and those up to the
+    first text.
+    """
 
     __slots__ = (
         "_buffer",
         "_endpoint",
         "_hide_usage",
         "_reading",
+        "_unread",
+        "_unread_size",
         "ended",
         "failed",
+        "hosted_calls",
         "items",
         "model",
+        "overflowed",
+        "response_id",
         "text",
         "tier",
         "usage",
@@ -49,15 +64,22 @@ class Meter:
         self._hide_usage = hide_usage
         self._buffer = bytearray()
         self._reading = True
+        self._unread: list[bytes] = []
+        self._unread_size = 0
         self.usage: Usage | None = None
         self.text: list[str] = []
         self.items = 0
+        """Events that were read."""
+        self.overflowed = False
+        """Without usage, the stream is too long for what it said to be known."""
         self.ended = False
         """The stream said that it is complete."""
         self.failed = False
         """The stream carried an error."""
         self.model: str | None = None
         self.tier: str | None = None
+        self.response_id: str | None = None
+        self.hosted_calls: Mapping[str, int] | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return those that can be handed on: whole events."""
@@ -100,6 +122,23 @@ class Meter:
         if payload.startswith(b"[DONE]"):
             self.ended = True
             return True
+        if _tells(payload, b'"usage"') or _tells(payload, b'"error"') or (not self.text and self._endpoint.streams_text):
+            return self._read(payload)
+        if self._endpoint.streams_text:
+            self._unread.append(payload)
+            self._unread_size += len(payload)
+            if self._unread_size > _MOST_UNREAD:
+                self._unread, self._unread_size, self.overflowed = [], 0, True
+        return True
+
+    def read_rest(self) -> None:
+        """Read the events that were only kept: how a stream without usage ended, and what it said."""
+        unread, self._unread = self._unread, []
+        for payload in unread:
+            self._read(payload)
+
+    def _read(self, payload: bytes) -> bool:
+        """Read what an event holds; whether the caller is to see it."""
         try:
             item = from_json(payload)
         except ValueError:
@@ -113,17 +152,21 @@ class Meter:
             self.text.append(text)
         if ended:
             self.ended = True
-        if item.get("error"):
+        if item.get("error") or item.get("type") == "error":
             self.failed = True
-        if item.get("usage") is None:
-            return True
+        if self.response_id is None:
+            self.response_id = text_or_none(endpoint.answer(item).get("id"))
         usage = endpoint.usage(item)
         if usage is not None:
-            self.usage = usage
-            self.note(endpoint.answer(item))
-        return not (self._hide_usage and endpoint.only_usage(item))
+            self.note(item, usage)
+        return not (self._hide_usage and item.get("usage") is not None and endpoint.only_usage(item))
 
-    def note(self, answer: Mapping[str, Any]) -> None:
+    def note(self, item: Mapping[str, Any], usage: Usage | None) -> None:
+        """Take from an answer, or the event that closes one, what it tells of itself."""
+        answer = self._endpoint.answer(item)
+        self.usage = usage
+        self.hosted_calls = self._endpoint.hosted_calls(item)
+        self.response_id = text_or_none(answer.get("id")) or self.response_id
         self.model = text_or_none(answer.get("model")) or self.model
         self.tier = text_or_none(answer.get("service_tier")) or self.tier
 
@@ -131,6 +174,17 @@ class Meter:
 def text_or_none(value: object) -> str | None:
     """A short string from a provider's answer, or None: names from outside are bounded before they are kept."""
     return value if isinstance(value, str) and 0 < len(value) <= 256 else None
+
+
+def _tells(payload: bytes, name: bytes) -> bool:
+    """Whether JSON holds a name whose value is something: a quotation mark inside of text is escaped, so it is a name."""
+    position = payload.find(name)
+    while position >= 0:
+        position += len(name)
+        if _NULL.match(payload, position) is None:
+            return True
+        position = payload.find(name, position)
+    return False
 
 
 def _payload(event: bytes) -> bytes | None:

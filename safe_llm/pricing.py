@@ -36,8 +36,8 @@ _LONGEST_NAME = 256
 class Rates:
     """What one model's tokens cost, in nano-USD per MILLION tokens: fractions of a nano-USD per token stay exact.
 
-    None is a rate that is not known. Where `Usage` does not tell two kinds of token apart (text and images), the rate
-    is the dearer of the two.
+    None is a rate that is not known, or the same as that of text. Where a `Usage` does not tell images from text, all
+    of it counts at the dearer rate.
     """
 
     input: int
@@ -48,6 +48,10 @@ class Rates:
     """For input that the provider writes to its cache, where it charges more for that; None: as plain input."""
     input_audio: int | None = None
     output_audio: int | None = None
+    input_image: int | None = None
+    output_image: int | None = None
+    hour: int | None = None
+    """nano-USD per hour of a recording, for models that are billed by its length alone."""
     long: tuple[tuple[int, Rates], ...] = ()
     """Ascending (tokens, rates): a call with more input tokens than that pays those rates for all of its tokens."""
 
@@ -58,34 +62,50 @@ class Rates:
         twice. A part larger than its whole is cut to it, and a negative number is 0, so no cost is ever negative.
         Tokens that may be both audio and cached are charged as audio, the dearer.
         """
+        if self.hour is not None:
+            return self._by_length(usage.audio_seconds)
+        if usage.audio_seconds:
+            return None
         input_tokens, output_tokens = max(usage.input_tokens, 0), max(usage.output_tokens, 0)
         heard = _part(usage.input_audio_tokens, input_tokens)
         cached = _part(usage.cached_input_tokens, input_tokens - heard)
         written = _part(usage.cache_write_tokens, input_tokens - heard - cached)
         spoken = _part(usage.output_audio_tokens, output_tokens)
         rates = self._for(input_tokens)
+        text, written_text = input_tokens - heard - cached - written, output_tokens - spoken
+        seen = _image_part(usage.input_image_tokens, text, rates.input, rates.input_image)
+        drawn = _image_part(usage.output_image_tokens, written_text, rates.output, rates.output_image)
         return _total(
-            (input_tokens - heard - cached - written, rates.input),
+            (text - seen, rates.input),
+            (seen, rates.input_image),
             (cached, rates.cached_input),
             (written, rates.input if rates.cache_write is None else rates.cache_write),
             (heard, rates.input_audio),
-            (output_tokens - spoken, rates.output),
+            (written_text - drawn, rates.output),
+            (drawn, rates.output_image),
             (spoken, rates.output_audio),
         )
 
-    def bound(self, input_tokens: int, output_tokens: int) -> int | None:
-        """The most nano-USD that a call of at most so many tokens costs, whichever of them are cached or audio.
+    def bound(self, input_tokens: int, output_tokens: int, audio_seconds: int = 0) -> int | None:
+        """The most nano-USD that a call of at most so many tokens costs, whichever of them are cached, audio or images;
+        or one with a recording of so many seconds, where those are what is billed.
 
         Each token is charged at the dearest rate that is known for its side. So where a call can carry audio,
         look first whether `input_audio` and `output_audio` are known.
         """
+        if self.hour is not None:
+            return self._by_length(audio_seconds)
         rates = self._for(input_tokens)
         sides = (
-            (rates.input, rates.cached_input, rates.cache_write, rates.input_audio),
-            (rates.output, rates.output_audio),
+            (rates.input, rates.cached_input, rates.cache_write, rates.input_audio, rates.input_image),
+            (rates.output, rates.output_audio, rates.output_image),
         )
         dearest = [max((rate for rate in side if rate is not None), default=None) for side in sides]
         return _total((max(input_tokens, 0), dearest[0]), (max(output_tokens, 0), dearest[1]))
+
+    def _by_length(self, seconds: int) -> int | None:
+        """None without a length: then it is not known what is billed."""
+        return -(-seconds * (self.hour or 0) // _HOUR) if seconds else None
 
     def _for(self, input_tokens: int) -> Rates:
         return next((rates for above, rates in reversed(self.long) if input_tokens > above), self)
@@ -93,6 +113,15 @@ class Rates:
 
 def _part(tokens: int, whole: int) -> int:
     return min(max(tokens, 0), whole)
+
+
+def _image_part(told: int | None, whole: int, text: int | None, image: int | None) -> int:
+    """The tokens to charge at the rate of images: those that are images, or, where that is not told, the dearer way."""
+    if image is None:
+        return 0
+    if told is not None:
+        return _part(told, whole)
+    return whole if text is None or image > text else 0
 
 
 def _total(*charges: tuple[int, int | None]) -> int | None:
@@ -242,9 +271,13 @@ def _built_in(model: str, tier: str, hour: int | None) -> Rates | None:
 
 
 def _rates(prices: ModelPrice) -> Rates | None:
-    # Speech and transcription have prices per character or hour only, and moderation has none at all: not free.
     if prices.input_mtok is None:
-        return None
+        if prices.audio_hours is not None:
+            return Rates(0, 0, 0, hour=_nano(_at(prices.audio_hours, 0)))
+        if prices.input_mchars is not None:  # a letter stands for a token
+            letter = _nano(_at(prices.input_mchars, 0))
+            return Rates(letter, letter, 0)
+        return None  # moderation has no price at all: not free
     starts = {tier.start for price in vars(prices).values() for tier in getattr(price, "tiers", ())}
     return replace(_band(prices, 0), long=tuple((start, _band(prices, start + 1)) for start in sorted(starts)))
 
@@ -254,14 +287,16 @@ def _band(prices: ModelPrice, input_tokens: int) -> Rates:
         known = (price for key in keys if (price := getattr(prices, key)) is not None)
         return [_nano(_at(price, input_tokens)) for price in known]
 
-    plain = max(rates("input_mtok", "input_image_mtok"))
+    plain = max(rates("input_mtok"))
     return Rates(
         input=plain,
         cached_input=max(rates("cache_read_mtok", "cache_image_read_mtok"), default=plain),
-        output=max(rates("output_mtok", "output_image_mtok"), default=None),
+        output=max(rates("output_mtok"), default=None),
         cache_write=max(rates("cache_write_mtok"), default=None),
         input_audio=max(rates("input_audio_mtok"), default=None),
         output_audio=max(rates("output_audio_mtok"), default=None),
+        input_image=max(rates("input_image_mtok"), default=None),
+        output_image=max(rates("output_image_mtok"), default=None),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic_core import to_json
@@ -11,13 +11,14 @@ from . import accounting, switches
 from .accounting import Amounts
 from .counting import bound, count
 from .effects import Flow, compute
+from .endpoints.hosted import family
 from .errors import RouteBlockedError, UnpricedModelError
 from .limits import Limit
-from .types import Admission, Charge, LocalReservation, Refusal, Reservation, Usage
+from .types import Admission, Call, Charge, LocalReservation, Refusal, Reservation, Usage
 
 if TYPE_CHECKING:
     from .guard import Guard
-    from .policy import HostedTool
+    from .policy import HostedTool, OutputRules
 
 LEASE_MARGIN = 30.0
 """Seconds that a reservation outlives its call's deadline."""
@@ -35,16 +36,15 @@ def estimate(guard: Guard, admission: Admission) -> None:
         RouteBlockedError: the call offers the model a hosted tool that the policy does not list.
     """
     call = admission.call
-    # Without a cap an answer is bounded by nothing that we know; the policy's maximum stands in for it.
-    cap = call.cap if call.cap is not None else admission.rules.output.max_tokens
-    admission.output_tokens = (cap + call.extra_output) * call.answers
-    for tool in _tools(guard, admission):
-        admission.extra_input += tool.reserve_tokens
-        admission.fees += tool.fee_nano
-    if call.unseen:
-        admission.input_tokens = max(admission.input_tokens, admission.rules.input.max_context_tokens)
-        admission.counted = True
-    admission.input_tokens += admission.extra_input
+    tools = _tools(guard, admission)
+    admission.extra_input = call.extra_input + sum(tool.reserve_tokens for tool in tools)
+    fees = [tool.fee_nano for tool in tools]
+    # Where the caller bounds the calls, all of them may be of the dearest tool; where nobody does, one of each.
+    admission.fees = sum(fees) if call.max_hosted_calls is None else max(fees, default=0) * call.max_hosted_calls
+    admission.counted |= call.unseen
+    admission.input_tokens = _input(admission, admission.input_tokens)
+    admission.output_tokens = _output(call, admission.rules.output)
+    admission.estimated = True
     _price(guard, admission)
 
 
@@ -53,11 +53,28 @@ def bound_unreserved(guard: Guard, admission: Admission) -> None:
     call = admission.call
     output = admission.rules.output if admission.plan is not None else guard.policy.output
     # A body that could not be read has no tokens that could be told; its bytes bound them.
-    admission.input_tokens = bound(call) if admission.prompt_hash else len(to_json(call.body, fallback=str))
-    admission.output_tokens = (call.cap or output.max_tokens) * call.answers
+    readable = bound(call) if admission.prompt_hash else len(to_json(call.body, fallback=str))
+    admission.input_tokens = readable + call.extra_input
+    admission.output_tokens = _output(call, output)
     tiers = dict.fromkeys((None, call.tier))
     admission.rates = [rates for tier in tiers if (rates := guard.prices.rates(call.model, tier)) is not None]
     admission.cost = _most(admission, admission.output_tokens)
+
+
+def _input(admission: Admission, tokens: int) -> int:
+    """The input that is reserved for a call whose visible part has so many tokens."""
+    if admission.call.unseen:
+        tokens = max(tokens, admission.rules.input.max_context_tokens)
+    return tokens + admission.extra_input
+
+
+def _output(call: Call, rules: OutputRules) -> int:
+    """The most output of a call: of a capped one by its cap, of others by what their endpoint knows.
+
+    Where neither is known, an answer is bounded by nothing, and the policy's maximum stands in for it.
+    """
+    bound = call.cap if call.cap is not None else call.most_output
+    return ((rules.max_tokens if bound is None else bound) + call.extra_output) * call.answers
 
 
 def take(guard: Guard, admission: Admission, ask: Ask) -> Flow[None]:
@@ -113,7 +130,10 @@ def _price(guard: Guard, admission: Admission) -> None:
         if placed.limit.metric == "money":
             raise UnpricedModelError(
                 f'The model {model!r} has no known price, and the limit "{placed.limit}" needs one. Add '
-                f'[prices."{model}"] with input and output in USD per million tokens, or same_as.',
+                f'[prices."{model}"] with input and output in USD per million tokens, or same_as.'
+                if model
+                else f'The request names no model, so it has no price, and the limit "{placed.limit}" needs one. '
+                "Pass model=.",
                 limit=placed.limit.text,
             )
 
@@ -122,8 +142,9 @@ def _most(admission: Admission, output_tokens: int) -> int | None:
     """The most nano-USD that the call can cost with so much output; None where a rate is not known."""
     call, most = admission.call, 0
     for rates in admission.rates:
-        cost = rates.bound(admission.input_tokens, output_tokens)
-        unheard = (call.hears and rates.input_audio is None) or (call.speaks and rates.output_audio is None)
+        cost = rates.bound(admission.input_tokens, output_tokens, call.audio_seconds)
+        unheard = call.hears and rates.input_audio is None and rates.hour is None
+        unheard = unheard or (call.speaks and rates.output_audio is None)
         if cost is None or unheard:
             return None
         most = max(most, cost)
@@ -139,7 +160,7 @@ def _ask_for_less(guard: Guard, admission: Admission, limit: Limit, refusal: Ref
         before = admission.input_tokens
         counted = yield from compute(lambda: count(admission.call))
         admission.counted = True
-        admission.input_tokens = min(before, counted + admission.extra_input)
+        admission.input_tokens = min(before, _input(admission, counted))
         _price(guard, admission)
         if admission.input_tokens < before:
             return True
@@ -162,7 +183,7 @@ def _shrink(guard: Guard, admission: Admission, room: int) -> bool:
     if low < output.min_tokens:
         return False
     call.cap = low
-    admission.output_tokens = (low + call.extra_output) * call.answers
+    admission.output_tokens = _output(call, output)
     _price(guard, admission)
     return True
 
@@ -175,24 +196,36 @@ def _downgrade(guard: Guard, admission: Admission) -> bool:
         return False
     before = admission.cost
     call.model, call.body = cheaper, {**call.body, "model": cheaper}
-    admission.counted = False
-    admission.input_tokens = bound(call) + admission.extra_input
+    admission.counted = call.unseen
+    admission.input_tokens = _input(admission, bound(call))
     _price(guard, admission)
     return before is None or admission.cost is None or admission.cost < before
 
 
 def _tools(guard: Guard, admission: Admission) -> list[HostedTool]:
     """The policy's entries for the hosted tools that the call offers to the model."""
-    listed = guard.policy.routes.hosted_tools
     found = []
-    for name in admission.call.hosted_tools:
-        tool = listed.get(name) or listed.get("*")
+    for kind in admission.call.hosted_tools:
+        tool = listed_tool(guard, kind)
         if tool is None:
+            name = family(kind)[:80]
             raise RouteBlockedError(
-                f"The hosted tool {name[:80]!r} is blocked: the provider bills it beyond what can be bounded here. "
-                f'[routes] hosted_tools = {{ {name[:80]} = {{ reserve_tokens = 20_000, fee = "$0.01" }} }} '
+                f"The hosted tool {name!r} is blocked: the provider bills it beyond what can be bounded here. "
+                f'[routes] hosted_tools = {{ {name} = {{ reserve_tokens = 20_000, fee = "$0.01" }} }} '
                 "would allow it.",
                 code="hosted_tool_blocked",
             )
         found.append(tool)
     return found
+
+
+def listed_tool(guard: Guard, kind: str) -> HostedTool | None:
+    """The policy's entry for a hosted tool: by its type, its family, or the one for all."""
+    listed = guard.policy.routes.hosted_tools
+    return listed.get(kind) or listed.get(family(kind)) or listed.get("*")
+
+
+def fees(guard: Guard, calls: Mapping[str, int]) -> int:
+    """nano-USD for hosted tools that were called so often."""
+    tools = {name: listed_tool(guard, name) for name in calls}
+    return sum(tool.fee_nano * calls[name] for name, tool in tools.items() if tool is not None)

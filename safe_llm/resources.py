@@ -1,38 +1,38 @@
-"""Typed facades over the SDK's resources: they add who is calling to each guarded method, and nothing else.
+"""Facades over the SDK's resources: they add who is calling to each guarded method, and nothing else.
 
-The SDK's own parameters come from its own ``TypedDict``, so they are those of the SDK that is installed.
+They are made of the SDK's own classes as those are met, so that a resource has the methods and parameters of the SDK
+that is installed. What type checkers see of them stands in `_typed.py`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, wraps
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
-
-from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
+from functools import cache, cached_property, wraps
+from typing import Any, NoReturn, TypeVar
 
 from ._shell import CLAIM_HEADER, Carried
 from .errors import RouteBlockedError
 from .identity import NOTHING, claim_of, current
 
-if TYPE_CHECKING:
-    from openai import AsyncStream, Stream
-    from openai.lib.streaming.chat import AsyncChatCompletionStreamManager, ChatCompletionStreamManager
-    from openai.resources.chat.chat import AsyncChatWithStreamingResponse, ChatWithStreamingResponse
-    from openai.resources.chat.completions import (
-        AsyncCompletionsWithStreamingResponse,
-        CompletionsWithStreamingResponse,
-    )
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk, ParsedChatCompletion
-    from typing_extensions import Unpack
-
-    from ._params import BothParams, CreateParams, ParseParams, StreamingParams
-
-FormatT = TypeVar("FormatT")
 ResourceT = TypeVar("ResourceT")
-WrapperT = TypeVar("WrapperT")
-MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+GUARDED_METHODS: dict[str, tuple[str, ...]] = {
+    "chat.completions": ("create", "parse", "stream"),
+    "responses": ("create", "parse", "stream", "compact"),
+    "embeddings": ("create",),
+    "completions": ("create",),
+    "images": ("generate", "edit", "create_variation"),
+    "audio.transcriptions": ("create",),
+    "audio.translations": ("create",),
+    "audio.speech": ("create",),
+    "beta.chat.completions": ("create", "parse", "stream"),
+    "beta.responses": ("create", "parse", "stream", "compact"),
+}
+"""Path below the client to the methods that take who is calling; of some, an older SDK has none."""
+
+ROOTS = tuple(dict.fromkeys(path.partition(".")[0] for path in GUARDED_METHODS))
+"""The client's own attributes among them."""
 
 _CALLER = tuple(
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -43,6 +43,9 @@ _CALLER = tuple(
         ("tags", "Mapping[str, str] | None"),
     )
 )
+
+
+# Methods --------------------------------------------------------------------------------------------------------------
 
 
 def fold(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -68,20 +71,20 @@ def fold(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def light(arguments: dict[str, Any]) -> dict[str, Any]:
+def light(arguments: dict[str, Any], name: str) -> dict[str, Any]:
     """Take the messages past the SDK's own transformation, into ``extra_body``.
 
     It walks every part of every message against a type, which costs more than all else that the SDK does, and a
     long history would be walked before the guard could refuse it. What it does to messages, making lists of iterables
     and JSON of models, the guard and the SDK's encoder do as well.
     """
-    messages, extra = arguments.get("messages"), arguments.get("extra_body")
+    messages, extra = arguments.get(name), arguments.get("extra_body")
     if messages is None or isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
         return arguments
-    if extra is not None and (not isinstance(extra, Mapping) or "messages" in extra):
+    if extra is not None and (not isinstance(extra, Mapping) or name in extra):
         return arguments
-    arguments["messages"] = ()
-    arguments["extra_body"] = {**(extra or {}), "messages": [_listed(message) for message in messages]}
+    arguments[name] = ()
+    arguments["extra_body"] = {**(extra or {}), name: [_listed(message) for message in messages]}
     return arguments
 
 
@@ -98,97 +101,30 @@ def _is_other_iterable(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | list | tuple | Mapping)
 
 
-def _like(theirs: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
-    """Give a method the SDK's documentation and signature, and the caller's four arguments."""
+def _method(theirs: Callable[..., Any], light_name: str | None) -> Callable[..., Any]:
+    """A method of the SDK that takes who is calling, with the SDK's documentation and signature."""
 
-    def decorate(ours: MethodT) -> MethodT:
-        signature = inspect.signature(theirs)
-        wraps(theirs)(ours)
-        del ours.__wrapped__  # type: ignore[attr-defined]  # it would lead around this method
-        ours.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*signature.parameters.values(), *_CALLER]
-        )
-        return ours
+    def folded(params: dict[str, Any]) -> dict[str, Any]:
+        return fold(params) if light_name is None else light(fold(params), light_name)
 
-    return decorate
+    if inspect.iscoroutinefunction(inspect.unwrap(theirs)):  # the SDK wraps some to check their arguments
 
-
-class SafeCompletions(Completions):
-    """`client.chat.completions`, with ``user_id``, ``feature``, ``session_id`` and ``tags``."""
-
-    @cached_property
-    def with_streaming_response(self) -> CompletionsWithStreamingResponse:
-        return _deferring(super().with_streaming_response, "create", "parse")
-
-    if TYPE_CHECKING:
-
-        @overload  # type: ignore[override]
-        def create(self, **params: Unpack[CreateParams]) -> ChatCompletion: ...
-        @overload
-        def create(self, **params: Unpack[StreamingParams]) -> Stream[ChatCompletionChunk]: ...
-        @overload
-        def create(self, **params: Unpack[BothParams]) -> ChatCompletion | Stream[ChatCompletionChunk]: ...
-        def create(self, **params: Any) -> Any: ...
-        def parse(self, **params: Unpack[ParseParams[FormatT]]) -> ParsedChatCompletion[FormatT]: ...  # type: ignore[override]
-        def stream(self, **params: Unpack[ParseParams[FormatT]]) -> ChatCompletionStreamManager[FormatT]: ...  # type: ignore[override]
+        @wraps(theirs)
+        async def method(self: Any, *args: Any, **params: Any) -> Any:
+            return await theirs(self, *args, **folded(params))
 
     else:
 
-        @_like(Completions.create)
-        def create(self, *args, **params):
-            return super().create(*args, **light(fold(params)))
+        @wraps(theirs)
+        def method(self: Any, *args: Any, **params: Any) -> Any:
+            return theirs(self, *args, **folded(params))
 
-        @_like(Completions.parse)
-        def parse(self, *args, **params):
-            return super().parse(*args, **light(fold(params)))
-
-        @_like(Completions.stream)
-        def stream(self, *args, **params):
-            return super().stream(*args, **fold(params))
-
-
-class AsyncSafeCompletions(AsyncCompletions):
-    """`client.chat.completions`, with ``user_id``, ``feature``, ``session_id`` and ``tags``."""
-
-    @cached_property
-    def with_streaming_response(self) -> AsyncCompletionsWithStreamingResponse:
-        return _deferring(super().with_streaming_response, "create", "parse")
-
-    if TYPE_CHECKING:
-
-        @overload  # type: ignore[override]
-        async def create(self, **params: Unpack[CreateParams]) -> ChatCompletion: ...
-        @overload
-        async def create(self, **params: Unpack[StreamingParams]) -> AsyncStream[ChatCompletionChunk]: ...
-        @overload
-        async def create(self, **params: Unpack[BothParams]) -> ChatCompletion | AsyncStream[ChatCompletionChunk]: ...
-        async def create(self, **params: Any) -> Any: ...
-        async def parse(self, **params: Unpack[ParseParams[FormatT]]) -> ParsedChatCompletion[FormatT]: ...  # type: ignore[override]
-        def stream(self, **params: Unpack[ParseParams[FormatT]]) -> AsyncChatCompletionStreamManager[FormatT]: ...  # type: ignore[override]
-
-    else:
-
-        @_like(AsyncCompletions.create)
-        async def create(self, *args, **params):
-            return await super().create(*args, **light(fold(params)))
-
-        @_like(AsyncCompletions.parse)
-        async def parse(self, *args, **params):
-            return await super().parse(*args, **light(fold(params)))
-
-        @_like(AsyncCompletions.stream)
-        def stream(self, *args, **params):
-            return super().stream(*args, **fold(params))
-
-
-def _deferring(wrapper: WrapperT, *methods: str) -> WrapperT:
-    """The SDK's wrapper for ``with_streaming_response``, made to take the caller along.
-
-    It calls the method when its ``with`` block is entered, where another context may hold.
-    """
-    for name in methods:
-        setattr(wrapper, name, _folding(getattr(wrapper, name)))
-    return wrapper
+    signature = inspect.signature(theirs)
+    del method.__wrapped__  # type: ignore[attr-defined]  # it would lead around this method
+    method.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *_CALLER]
+    )
+    return method
 
 
 def _folding(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -199,11 +135,74 @@ def _folding(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+# Resources ------------------------------------------------------------------------------------------------------------
+
+
+def facade(resource: ResourceT, path: str) -> ResourceT:
+    """The facade of a resource of the SDK, made for the same client."""
+    made: ResourceT = _class(type(resource), path)(resource._client)  # type: ignore[attr-defined]
+    return made
+
+
+@cache
+def _class(theirs: Any, path: str) -> Any:
+    methods = [name for name in GUARDED_METHODS.get(path, ()) if hasattr(theirs, name)]
+    members: dict[str, Any] = {name: _method(getattr(theirs, name), _light_name(path, name)) for name in methods}
+    below = {one.removeprefix(f"{path}.").partition(".")[0] for one in GUARDED_METHODS if one.startswith(f"{path}.")}
+    for name in sorted(below):
+        if hasattr(theirs, name):
+            members[name] = _property(name, _below(theirs, name, path))
+    members["with_streaming_response"] = _property("with_streaming_response", _deferring(theirs, methods, below))
+    return type(f"Safe{theirs.__name__}", (theirs,), {"__doc__": theirs.__doc__, "__module__": __name__, **members})
+
+
+def _light_name(path: str, method: str) -> str | None:
+    """The argument that `light` is for: long histories, in methods that send it themselves."""
+    if method == "stream":
+        return None  # it calls `create`
+    return {"chat.completions": "messages", "responses": "input"}.get(path.removeprefix("beta."))
+
+
+def _property(name: str, make: Callable[[Any], Any]) -> Any:
+    made = cached_property(make)
+    made.__set_name__(object, name)
+    return made
+
+
+def _below(theirs: Any, name: str, path: str) -> Callable[[Any], Any]:
+    def resource(self: Any) -> Any:
+        return facade(_made(theirs, name, self), f"{path}.{name}")
+
+    return resource
+
+
+def _made(theirs: Any, name: str, owner: Any) -> Any:
+    """What the SDK's own property makes."""
+    return getattr(theirs, name).__get__(owner, type(owner))
+
+
+def _deferring(theirs: Any, methods: list[str], below: set[str]) -> Callable[[Any], Any]:
+    """The SDK's wrapper for ``with_streaming_response``, made to take the caller along.
+
+    It calls a method when its ``with`` block is entered, where another context may hold.
+    """
+
+    def wrapper(self: Any) -> Any:
+        made = _made(theirs, "with_streaming_response", self)
+        folding = {name: _folding(getattr(made, name)) for name in methods if hasattr(made, name)}
+        inner = {name: getattr(self, name).with_streaming_response for name in below if hasattr(type(made), name)}
+        return preset(made, **folding, **inner)
+
+    return wrapper
+
+
 def preset(resource: ResourceT, **parts: Any) -> ResourceT:
     """A resource of the SDK with parts of ours, in place of those that it would make and keep itself."""
     resource.__dict__.update(parts)
     return resource
 
+
+# Websockets -----------------------------------------------------------------------------------------------------------
 
 _WITH_SOCKETS = ("realtime", "responses", "translations", "sideband", "forks")
 
@@ -226,29 +225,3 @@ def _refuse_socket(*_: object, **__: object) -> NoReturn:
         "Websockets are blocked: what they cost can be neither bounded nor metered here. "
         '[routes] allow = ["*"] would let them through, unguarded.'
     )
-
-
-class SafeChat(Chat):
-    """`client.chat`."""
-
-    @cached_property
-    def completions(self) -> SafeCompletions:
-        return SafeCompletions(self._client)
-
-    @cached_property
-    def with_streaming_response(self) -> ChatWithStreamingResponse:
-        made = super().with_streaming_response
-        return preset(made, completions=self.completions.with_streaming_response)
-
-
-class AsyncSafeChat(AsyncChat):
-    """`client.chat`."""
-
-    @cached_property
-    def completions(self) -> AsyncSafeCompletions:
-        return AsyncSafeCompletions(self._client)
-
-    @cached_property
-    def with_streaming_response(self) -> AsyncChatWithStreamingResponse:
-        made = super().with_streaming_response
-        return preset(made, completions=self.completions.with_streaming_response)

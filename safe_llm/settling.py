@@ -18,9 +18,9 @@ _TOLD_AT_MOST = 10_000
 def used(guard: Guard, admission: Admission, outcome: Outcome) -> Flow[tuple[Usage, str]]:
     """What a call used, and how that is known. What was seen of an answer without usage is counted exactly."""
     seen = None
-    if outcome.usage is None and not outcome.unbilled and not admission.output_tokens:
+    if outcome.usage is None and not outcome.unbilled and not admission.estimated:
         reserving.bound_unreserved(guard, admission)
-    if outcome.to_be_counted:
+    if outcome.to_be_counted and not admission.call.background:  # what was seen of that is not all that is billed
         call, text = admission.call, outcome.text or ""
         readable = admission.prompt_hash is not None
         seen = yield from compute(
@@ -45,11 +45,18 @@ def cost(guard: Guard, admission: Admission, outcome: Outcome, usage: Usage, sou
         known = [cost for cost in costs if cost is not None]
         whole = usage.input_tokens == admission.input_tokens and usage.output_tokens == admission.output_tokens
         return admission.cost if whole or not known else min(max(known) + admission.fees, admission.cost)
-    for model in (admission.call.model, outcome.response_model):
-        rates = guard.prices.rates(model, outcome.tier) if model else None
+    calls = outcome.hosted_calls
+    fees = admission.fees if calls is None else reserving.fees(guard, calls)
+    return price(guard, (admission.call.model, outcome.response_model), outcome.tier, usage, fees)
+
+
+def price(guard: Guard, models: Sequence[str | None], tier: str | None, usage: Usage, fees: int) -> int | None:
+    """nano-USD by the first of the models that has a price; None where none has, or none for this usage."""
+    for model in models:
+        rates = guard.prices.rates(model, tier) if model else None
         if rates is not None:
-            price = rates.cost(usage)
-            return None if price is None else price + admission.fees
+            cost = rates.cost(usage)
+            return None if cost is None else cost + fees
     return None
 
 

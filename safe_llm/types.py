@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from .endpoints.base import Endpoint, Weight
+    from .endpoints.base import Endpoint
+    from .endpoints.weighing import Weight
     from .errors import DeniedError
     from .identity import Claim, Identity
     from .limits import PlacedLimit
@@ -122,6 +123,12 @@ class Usage(NamedTuple):
     """Included in `input_tokens`."""
     output_audio_tokens: int = 0
     """Included in `output_tokens`."""
+    input_image_tokens: int | None = None
+    """Included in `input_tokens`; None where the provider does not tell them from text."""
+    output_image_tokens: int | None = None
+    """Included in `output_tokens`; None where the provider does not tell them from text."""
+    audio_seconds: int = 0
+    """Of a recording that is billed by its length, and then has no tokens."""
 
     @property
     def total_tokens(self) -> int:
@@ -308,6 +315,16 @@ class Check(Protocol):
 # What moves along the path ------------------------------------------------------------------------------------------
 
 
+class Upload(NamedTuple):
+    """One file of a multipart request."""
+
+    field: str
+    size: int | None
+    """Bytes; None for a stream of unknown length."""
+    content: bytes | None = None
+    """Where it was given as bytes."""
+
+
 @dataclass(slots=True)
 class Call:
     """One request as the caller made it, and what its endpoint has read in it."""
@@ -331,8 +348,14 @@ class Call:
     """The output cap that the caller named; then the one that is sent."""
     answers: int = 1
     """How many answers the cap holds for."""
+    most_output: int | None = None
+    """Output tokens of one answer at the most, where the endpoint itself bounds them."""
     extra_output: int = 0
     """Tokens that an answer may bill beyond its cap."""
+    extra_input: int = 0
+    """Tokens that may be billed as input beside what the context's limit is about: uploads."""
+    audio_seconds: int = 0
+    """Seconds of uploaded audio at the most."""
     unseen: bool = False
     """The input refers to what only the provider has; it is reserved at the policy's maximum."""
     hears: bool = False
@@ -340,6 +363,12 @@ class Call:
     speaks: bool = False
     """The answer may hold audio."""
     hosted_tools: tuple[str, ...] = ()
+    """Tools that the provider runs by itself, by their types."""
+    max_hosted_calls: int | None = None
+    """The most calls that all hosted tools together may make, where the caller says so."""
+    background: bool = False
+    """The provider answers later, to whoever retrieves the answer."""
+    uploads: tuple[Upload, ...] = field(default=(), repr=False)
     tier: str | None = None
 
 
@@ -372,8 +401,12 @@ class Admission:
     """Those that may apply; empty where no price is known."""
     cost: int | None = None
     """nano-USD that are reserved."""
+    estimated: bool = False
+    """Whether what the call can bill has been bounded."""
     fees: int = 0
     """nano-USD of hosted tools, included in `cost`."""
+    corrects: str | None = None
+    """Not a call of its own: it retrieves the background response of this id."""
     cap_sent: int | None = None
     gate: list[Charge] = field(default_factory=list)
     """The charges that a kill switch refuses; they stand before the limits'."""
@@ -405,8 +438,11 @@ class Outcome:
     usage: Usage | None = None
     text: str | None = field(default=None, repr=False)
     """What was seen of an answer whose usage is unknown; None where nothing was seen."""
+    response_id: str | None = None
     response_model: str | None = None
     tier: str | None = None
+    hosted_calls: Mapping[str, int] | None = None
+    """How often each hosted tool was called; None where that is not known."""
     request_id: str | None = None
     first_token: float | None = None
     """Monotonic seconds."""

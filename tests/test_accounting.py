@@ -87,7 +87,7 @@ USED = Usage(10, 5, cached_input_tokens=4, reasoning_tokens=3)
     ],
 )
 def test_every_metric_has_its_amount_and_nothing_is_counted_twice(sentence: str, amount: int) -> None:
-    assert Amounts(USED, 7).of(limit(sentence)) == amount
+    assert Amounts(USED, 7).of(limit(sentence).metric) == amount
 
 
 def test_charges_stand_in_the_policys_order_each_in_its_window() -> None:

@@ -44,6 +44,7 @@ def metered(pieces: Iterable[bytes], *, hide_usage: bool = False) -> tuple[Meter
 
 
 def state(meter: Meter) -> tuple[Any, ...]:
+    meter.read_rest()
     return meter.usage, "".join(meter.text), meter.items, meter.ended, meter.failed, meter.model, meter.tier
 
 

@@ -125,8 +125,6 @@ def test_other_spellings_of_a_model_have_its_price(name: str) -> None:
         "claude-sonnet-4-5",
         "azure/gpt-4o",
         "omni-moderation-latest",
-        "whisper-1",
-        "tts-1",
         "",
         "gpt-4.5-preview-" + "x" * 1_000,  # the table matches this one by prefix; a name that long is nobody's
     ],
@@ -184,6 +182,8 @@ def samples(info: ModelInfo, tier: str | None) -> list[dict[str, int]]:
 def test_every_model_of_the_table_costs_what_genai_prices_computes(info: ModelInfo, tier: str | None) -> None:
     rates = book.rates(info.id, tier, at=NOW.timestamp())
     prices = info.get_prices(NOW)
+    if prices.input_mtok is None and (prices.audio_hours or prices.input_mchars) is not None:
+        return  # billed by another measure than tokens: below
     if prices.input_mtok is None or info.id.startswith("ft:"):
         assert rates is None
         return
@@ -376,17 +376,20 @@ rate = st.integers(0, 10**12)
 @st.composite
 def some_rates(draw: st.DrawFn) -> Rates:
     """Cached at most as dear as plain, plain as audio, and a long context never cheaper than a short one."""
-    cached, plain, audio = sorted(draw(st.tuples(rate, rate, rate)))
-    text, speech = sorted(draw(st.tuples(rate, rate)))
-    base = Rates(plain, cached, text, input_audio=audio, output_audio=speech)
-    if not draw(st.booleans()):
-        return base
-    dearer = Rates(2 * plain, 2 * cached, 2 * text, input_audio=2 * audio, output_audio=2 * speech)
-    return Rates(plain, cached, text, input_audio=audio, output_audio=speech, long=((draw(tokens), dearer),))
+    cached, plain, seen, audio = sorted(draw(st.tuples(rate, rate, rate, rate)))
+    text, drawn, speech = sorted(draw(st.tuples(rate, rate, rate)))
+
+    def times(factor: int, *long: tuple[int, Rates]) -> Rates:
+        heard, spoken, image, drawing = (factor * one for one in (audio, speech, seen, drawn))
+        rest = {"input_audio": heard, "output_audio": spoken, "input_image": image, "output_image": drawing}
+        return Rates(factor * plain, factor * cached, factor * text, **rest, long=long)
+
+    return times(1, (draw(tokens), times(2))) if draw(st.booleans()) else times(1)
 
 
 def usages(number: st.SearchStrategy[int]) -> st.SearchStrategy[Usage]:
-    return st.builds(Usage, number, number, number, number, number, number)
+    told = st.none() | number
+    return st.builds(Usage, *[number] * 7, told, told, st.just(0))
 
 
 @given(some_rates(), usages(anything))
@@ -434,6 +437,39 @@ def test_the_cost_is_the_decimal_computation_rounded_up_once(
 def test_tokens_that_may_be_both_audio_and_cached_are_charged_as_audio() -> None:
     rates = Rates(input=2_000_000, cached_input=1_000_000, output=None, input_audio=5_000_000)
     assert rates.cost(Usage(input_tokens=10, cached_input_tokens=9, input_audio_tokens=6)) == 6 * 5 + 4 * 1
+
+
+def test_images_cost_their_own_rate_where_they_are_told_from_text_and_the_dearer_one_where_not() -> None:
+    """gpt-image-1.5: text $5 and images $8 per million of input, text $10 and images $32 of output."""
+    rates = book.rates("gpt-image-1.5")
+    assert rates is not None
+    usage = Usage(input_tokens=100, output_tokens=50, input_image_tokens=60, output_image_tokens=50)
+    assert rates.cost(usage) == 40 * 5_000 + 60 * 8_000 + 50 * 32_000
+    assert rates.cost(usage._replace(input_image_tokens=None)) == 100 * 8_000 + 50 * 32_000
+    assert rates.cost(usage._replace(input_image_tokens=0, output_image_tokens=0)) == 100 * 5_000 + 50 * 10_000
+
+
+@pytest.mark.parametrize(("seconds", "nano"), [(3_600, 360_000_000), (60, 6_000_000), (1, 100_000)])
+def test_a_recording_is_billed_by_its_length(seconds: int, nano: int) -> None:
+    """whisper-1 is $0.36 an hour; without a length it is not known what is billed."""
+    rates = book.rates("whisper-1")
+    assert rates is not None
+    assert rates.cost(Usage(audio_seconds=seconds)) == rates.bound(50, 50, seconds) == nano
+    assert rates.cost(Usage(input_tokens=50)) is None
+    assert rates.bound(50, 50) is None
+
+
+def test_a_length_has_no_price_where_tokens_are_billed() -> None:
+    rates = book.rates("gpt-4o-transcribe")
+    assert rates is not None
+    assert rates.cost(Usage(audio_seconds=60)) is None
+
+
+def test_spoken_text_is_billed_by_the_letter_which_stands_for_a_token() -> None:
+    """tts-1 is $15 per million letters."""
+    rates = book.rates("tts-1")
+    assert rates is not None
+    assert rates.cost(Usage(input_tokens=100)) == rates.bound(100, 0) == 100 * 15_000
 
 
 def test_of_several_long_contexts_the_longest_that_is_exceeded_holds() -> None:

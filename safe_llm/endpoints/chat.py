@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from .. import tokens
-from ..metering import whole
 from ..policy import InputRules
 from ..types import Call, Part, Usage
-from .base import Count, malformed, too_large, whole_number
+from .base import Count, Endpoint
+from .reading import (
+    asking_for_usage,
+    asks_for_usage,
+    hold_images,
+    hold_length,
+    malformed,
+    objects,
+    read_usage,
+    whole,
+    whole_number,
+)
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _TRUSTED = ("system", "developer")
 _PARTS = ("text", "image_url", "input_audio", "file", "refusal")
 _OWN_TOOLS = ("function", "custom")
+_SEARCHES = re.compile(r"search-(preview|api)")
 
 
-class ChatCompletions:
+class ChatCompletions(Endpoint):
     """Reads, writes and meters chat completions."""
 
     name = "chat.completions"
     path = "/chat/completions"
+    cap_field = "max_completion_tokens"
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -34,8 +47,8 @@ class ChatCompletions:
         caps = [whole_number(body, name) for name in ("max_completion_tokens", "max_tokens")]
         call.cap = min((cap for cap in caps if cap is not None), default=None)
         call.answers = whole_number(body, "n") or 1
-        call.hosted_tools = _hosted_tools(body)
-        _objects(body, "functions")
+        call.hosted_tools = _hosted_tools(body, call.model)
+        objects(body, "functions")
         tier = body.get("service_tier")
         call.tier = tier if isinstance(tier, str) else None
         modalities = body.get("modalities")
@@ -57,20 +70,10 @@ class ChatCompletions:
         for position, message in enumerate(call.messages or ()):
             content = message.get("content")
             if message["role"] == "user":
-                length = sum(map(len, _texts(content)))
-                if length > rules.max_message_chars:
-                    raise too_large(
-                        f"messages[{position}] has {length:_} characters: a user message may have "
-                        f"{rules.max_message_chars:_} ([input] max_message_chars).",
-                        "message_too_long",
-                    )
+                hold_length(f"messages[{position}]", sum(map(len, _texts(content))), rules)
             if isinstance(content, list):
                 images += sum(part["type"] == "image_url" for part in content)
-        if images > rules.max_images:
-            raise too_large(
-                f"The request has {images} images: {rules.max_images} are allowed ([input] max_images).",
-                "too_many_images",
-            )
+        hold_images(images, rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
         return tuple(
@@ -100,33 +103,19 @@ class ChatCompletions:
             body.pop("max_completion_tokens", None)
             body["max_tokens" if old else "max_completion_tokens"] = call.cap
         if call.stream:
-            options = body.get("stream_options")
-            body["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
+            body["stream_options"] = asking_for_usage(body)
         return body
 
+    def cap_sent(self, call: Call) -> int | None:
+        return whole(call.body.get("max_completion_tokens", call.body.get("max_tokens")))
+
     def wants_usage(self, call: Call) -> bool:
-        options = call.body.get("stream_options")
-        return isinstance(options, Mapping) and bool(options.get("include_usage"))
+        return asks_for_usage(call.body)
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def usage(self, item: Mapping[str, Any]) -> Usage | None:
-        found = item.get("usage")
-        if type(found) is not dict:
-            return None
-        given, generated = whole(found.get("prompt_tokens")), whole(found.get("completion_tokens"))
-        if given is None or generated is None:
-            return None
-        inside, outside = _details(found, "prompt_tokens_details"), _details(found, "completion_tokens_details")
-        return Usage(
-            input_tokens=given,
-            output_tokens=generated,
-            cached_input_tokens=min(whole(inside.get("cached_tokens")) or 0, given),
-            cache_write_tokens=min(whole(inside.get("cache_write_tokens")) or 0, given),
-            reasoning_tokens=min(whole(outside.get("reasoning_tokens")) or 0, generated),
-            input_audio_tokens=min(whole(inside.get("audio_tokens")) or 0, given),
-            output_audio_tokens=min(whole(outside.get("audio_tokens")) or 0, generated),
-        )
+        return read_usage(item.get("usage"), "prompt_tokens", "completion_tokens")
 
     def said(self, item: Mapping[str, Any]) -> tuple[str, bool]:
         text, ended = "", False
@@ -142,9 +131,6 @@ class ChatCompletions:
 
     def only_usage(self, item: Mapping[str, Any]) -> bool:
         return not item.get("choices") and not item.get("error")
-
-    def answer(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        return item
 
 
 CHAT = ChatCompletions()
@@ -202,33 +188,18 @@ def _texts(content: Any) -> list[str]:
     return [text for text in found if isinstance(text, str)]
 
 
-def _hosted_tools(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tools that the provider runs and bills by itself."""
+def _hosted_tools(body: Mapping[str, Any], model: str) -> tuple[str, ...]:
+    """Tools that the provider runs and bills by itself. Some models search whether they are told to or not."""
     hosted = []
-    for position, tool in enumerate(_objects(body, "tools")):
+    for position, tool in enumerate(objects(body, "tools")):
         name = tool.get("type")
         if not isinstance(name, str) or (name in _OWN_TOOLS and not isinstance(tool.get(name), Mapping)):
             raise malformed(f"tools[{position}] has no type, or not what its type says")
         if name not in _OWN_TOOLS:
             hosted.append(name)
-    if body.get("web_search_options") is not None:
+    if body.get("web_search_options") is not None or _SEARCHES.search(model):
         hosted.append("web_search")
     return tuple(hosted)
-
-
-def _objects(body: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """A field that must be a list of objects, or be absent."""
-    found = body.get(name)
-    if found is None:
-        return []
-    if not isinstance(found, list | tuple) or not all(isinstance(item, Mapping) for item in found):
-        raise malformed(f"{name} must be a list of objects")
-    return list(found)
-
-
-def _details(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = usage.get(name)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _said(said: dict[str, Any]) -> str:

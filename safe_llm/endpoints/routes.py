@@ -19,6 +19,7 @@ FREE_POSTS = re.compile(
 )
 """POST routes that run no model and rent nothing. A stored completion's POST only changes its metadata."""
 
+_RESPONSE = re.compile(r"/responses/([^/]+)(/cancel)?")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "DELETE")
 _DEPLOYED = re.compile(r"/deployments/([^/]+)", re.IGNORECASE)
 _DEPLOYMENT = re.compile(r"^/deployments/[^/]+")
@@ -36,6 +37,12 @@ class Route:
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
+
+    @property
+    def response_id(self) -> str | None:
+        """The response that it retrieves or cancels, in lower case; None where it does neither."""
+        match = _RESPONSE.fullmatch(self.path)
+        return match[1] if match and self.method == ("POST" if match[2] else "GET") else None
 
     def opened_by(self, allow: tuple[str, ...]) -> bool:
         """Whether ``[routes] allow`` lets it through."""

@@ -279,15 +279,15 @@ def test_a_fork_in_the_midst_of_other_threads_leaves_a_store_that_works() -> Non
             store.settle(answer, [1, 1])
 
     threads = [Thread(target=use) for _ in range(4)]
-    interval = sys.getswitchinterval()
+    interval, tracer = sys.getswitchinterval(), sys.gettrace()
     sys.setswitchinterval(1e-5)
+    sys.settrace(None)  # a coverage tool has a lock of its own, which a thread that the child lacks may hold
     try:
         for thread in threads:
             thread.start()
         for _ in range(20):
             child = os.fork()
             if child == 0:
-                sys.settrace(None)  # A thread that is gone may hold the lock of a coverage tool.
                 first, second = store.peek(pair)
                 answer = store.reserve("child", pair, 30)
                 os._exit(0 if first == second and isinstance(answer, Reservation) else 1)
@@ -297,6 +297,7 @@ def test_a_fork_in_the_midst_of_other_threads_leaves_a_store_that_works() -> Non
         for thread in threads:
             thread.join()
         sys.setswitchinterval(interval)
+        sys.settrace(tracer)
 
 
 def ends_well(child: int) -> bool:

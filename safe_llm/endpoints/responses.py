@@ -1,0 +1,219 @@
+"""Responses: ``POST /responses``, and ``POST /responses/compact``, which shortens a conversation by a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .. import tokens
+from ..policy import InputRules
+from ..types import Call, Part, Usage
+from .base import Count, Endpoint
+from .hosted import calls_in, hosted_in
+from .reading import hold_images, hold_length, inside, malformed, read_usage, text_or_none, whole_number
+
+_ROLES = ("system", "developer", "user", "assistant")
+_TRUSTED = ("system", "developer")
+_TEXTS = frozenset({"input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text"})
+_PARTS = _TEXTS | {"input_image", "input_file", "input_audio", "computer_screenshot", "encrypted_content"}
+_ITEMS = frozenset(
+    (
+        *("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"),
+        *("reasoning", "compaction", "compaction_trigger", "item_reference", "program", "program_output"),
+        *("file_search_call", "web_search_call", "code_interpreter_call", "image_generation_call"),
+        *("computer_call", "computer_call_output", "tool_search_call", "tool_search_output", "additional_tools"),
+        *("local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output"),
+        *("apply_patch_call", "apply_patch_call_output"),
+        *("mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "mcp_call"),
+    )
+)
+"""Types of input items beside messages."""
+_STATE = ("previous_response_id", "conversation", "prompt")
+"""Fields that refer to what only the provider has."""
+_ENDINGS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+
+
+class Responses(Endpoint):
+    """Reads, writes and meters Responses."""
+
+    name = "responses"
+    path = "/responses"
+    cap_field: str | None = "max_output_tokens"
+
+    # Requests ---------------------------------------------------------------------------------------------------------
+
+    def read(self, call: Call) -> None:
+        body = call.body
+        call.messages = _items(body.get("input"))
+        text_or_none(body, "instructions")
+        has_state = any(body.get(name) is not None for name in _STATE)
+        if not call.messages and not has_state:
+            raise malformed("input must be text, or a list of at least one item")
+        call.unseen = has_state or any(map(_is_unseen, call.messages))
+        call.cap = whole_number(body, "max_output_tokens")
+        call.max_hosted_calls = whole_number(body, "max_tool_calls")
+        added = [name for item in call.messages for name in hosted_in(item, "input[].tools")]
+        call.hosted_tools = tuple(dict.fromkeys([*hosted_in(body), *added]))
+        call.background = body.get("background") is True
+        tier = body.get("service_tier")
+        call.tier = tier if isinstance(tier, str) else None
+        call.hears = any(part.get("type") == "input_audio" for item in call.messages for part in _parts(item))
+
+    def names_model(self, call: Call) -> bool:
+        return call.body.get("prompt") is None  # a stored prompt has a model of its own
+
+    def validate(self, call: Call, rules: InputRules) -> None:
+        images = 0
+        for position, item in enumerate(call.messages or ()):
+            if item.get("role") == "user":
+                hold_length(f"input[{position}]", sum(map(len, _texts(item))), rules)
+            images += sum(part.get("type") in ("input_image", "computer_screenshot") for part in _parts(item))
+        hold_images(images, rules)
+
+    def parts(self, call: Call) -> tuple[Part, ...]:
+        instructions = call.body.get("instructions")
+        return (
+            *([Part("system", instructions, True)] if instructions else ()),
+            *(
+                Part(role, text, role in _TRUSTED)
+                for item in call.messages or ()
+                if (role := _role(item))
+                for text in _texts(item)
+            ),
+        )
+
+    def prompt(self, call: Call) -> Any:
+        names = ("instructions", "input", *_STATE)
+        return {name: call.body[name] for name in names if call.body.get(name) is not None}
+
+    def overhead(self, call: Call, count: Count) -> int:
+        return tokens.response_overhead(call.body, count, call.model)
+
+    def measure(self, call: Call, message: Mapping[str, Any], count: Count) -> int:
+        return tokens.item_tokens(message, count, call.model)
+
+    def plain(self, call: Call) -> bool:
+        as_chat = {"tools": call.body.get("tools"), "response_format": call.body.get("text")}
+        items = call.messages or ()
+        return tokens.is_plain({**as_chat, "messages": list(map(tokens.as_message, items))})
+
+    def write(self, call: Call) -> dict[str, Any]:
+        body = super().write(call)
+        if isinstance(body.get("input"), list):
+            body["input"] = call.messages
+        return body
+
+    # Answers ----------------------------------------------------------------------------------------------------------
+
+    def usage(self, item: Mapping[str, Any]) -> Usage | None:
+        return read_usage(self.answer(item).get("usage"), "input_tokens", "output_tokens")
+
+    def said(self, item: Mapping[str, Any]) -> tuple[str, bool]:
+        kind = item.get("type")
+        if not isinstance(kind, str):
+            return "".join(_said(item)), True
+        delta = item.get("delta")
+        return (delta if isinstance(delta, str) and kind.endswith(".delta") else ""), kind in _ENDINGS
+
+    def answer(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        return inside(item, "response") or item
+
+    def hosted_calls(self, item: Mapping[str, Any]) -> Mapping[str, int] | None:
+        output = self.answer(item).get("output")
+        return calls_in(output) if isinstance(output, list) else None
+
+
+class Compaction(Responses):
+    """Reads, writes and meters compactions of a conversation. Their length has no cap but the model's own."""
+
+    name = "responses.compact"
+    path = "/responses/compact"
+    cap_field = None
+
+
+RESPONSES, COMPACTION = Responses(), Compaction()
+
+
+def _items(given: object) -> list[Mapping[str, Any]]:
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    if not isinstance(given, list | tuple):
+        raise malformed("input must be text or a list of items")
+    return [_item(position, item) for position, item in enumerate(given)]
+
+
+def _item(position: int, item: Any) -> Mapping[str, Any]:
+    """One item, its shape checked: what the provider would refuse, and what we could not count."""
+    where = f"input[{position}]"
+    if not isinstance(item, Mapping):
+        raise malformed(f"{where} is not an object")
+    kind = item.get("type")
+    if kind is None and "role" not in item and isinstance(item.get("id"), str):
+        return item  # a reference to an item
+    if kind not in (None, "message"):
+        if kind not in _ITEMS:
+            raise malformed(f"{where} is not an item of a known type")
+        return item
+    if item.get("role") not in _ROLES:
+        raise malformed(f"{where} has an unknown role; the roles are {', '.join(_ROLES)}")
+    content = item.get("content")
+    if isinstance(content, str):
+        return item
+    if not isinstance(content, list) or not content:
+        raise malformed(f"{where}.content must be text or a list of parts")
+    for index, part in enumerate(content):
+        _check_part(f"{where}.content[{index}]", part)
+    return item
+
+
+def _check_part(where: str, part: Any) -> None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in _PARTS:
+        raise malformed(f"{where} is not a part of a known type; the types are {', '.join(sorted(_PARTS))}")
+    if kind in _TEXTS and not isinstance(part.get("refusal" if kind == "refusal" else "text"), str):
+        raise malformed(f"{where} has no text")
+
+
+def _parts(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The parts of an item: of a message's content, a tool's output, a model's reasoning."""
+    for name in ("content", "output", "summary"):
+        found = item.get(name)
+        if isinstance(found, Mapping):
+            yield found
+        elif isinstance(found, list):
+            yield from (part for part in found if isinstance(part, Mapping))
+
+
+def _texts(item: Mapping[str, Any]) -> list[str]:
+    """All texts of an item, whatever they are in: content, arguments, a tool's output."""
+    whole = [item.get(name) for name in ("content", "output", "arguments", "input", "result", "code")]
+    inner = [part.get("text", part.get("refusal")) for part in _parts(item)]
+    return [text for text in (*whole, *inner) if isinstance(text, str)]
+
+
+def _role(item: Mapping[str, Any]) -> str:
+    """A tool's output speaks with the tool's voice, any other item without a role with the model's."""
+    role = item.get("role")
+    if isinstance(role, str):
+        return role
+    kind = item.get("type")
+    return "tool" if isinstance(kind, str) and kind.endswith(("_output", "mcp_call", "search_call")) else "assistant"
+
+
+def _is_unseen(item: Mapping[str, Any]) -> bool:
+    """Whether an item refers to what only the provider has: another item, an uploaded file, a file behind a URL."""
+    if item.get("type") == "item_reference" or (item.get("type") is None and "role" not in item):
+        return True
+    return any(
+        part.get("file_id") is not None or (part.get("type") == "input_file" and not part.get("file_data"))
+        for part in _parts(item)
+    )
+
+
+def _said(answer: Mapping[str, Any]) -> Iterator[str]:
+    output = answer.get("output")
+    for item in output if isinstance(output, list) else ():
+        if isinstance(item, Mapping):
+            yield from _texts(item)
