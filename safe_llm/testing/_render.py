@@ -22,7 +22,7 @@ def render(request: Request, reply: Reply, route: Route | None) -> Steps:
         return _whole(request, reply, *_given(reply.body))
     if reply.status >= 400 or route is None:
         return _whole(request, reply, JSON, _dump({"error": _error(reply)}))
-    if not isinstance(request.body, Mapping):
+    if route.needs_body and not isinstance(request.body, Mapping):
         return render(request, _malformed("We could not parse the JSON body of your request."), None)
     try:
         if route.events is not None and route.streams(request):

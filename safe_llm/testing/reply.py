@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ..types import Usage
@@ -48,8 +48,18 @@ class Reply:
     """Exactly this many pieces: of `text`, in equal parts, or of filler words."""
     tool_calls: Sequence[Mapping[str, str]] = ()
     """Each ``{"name": …, "arguments": …}``, the arguments being JSON text, or anything else for a malformed call."""
+    hosted_calls: Sequence[str | Mapping[str, Any]] = ()
+    """Tools that the provider ran itself before it answered, by the type of their output item: ``"web_search_call"``.
+    A mapping sets fields of the item: ``{"type": "web_search_call", "action": {…}}``. The Responses API alone has
+    them."""
     refusal: str | None = None
     """The model declines, in these words."""
+    failure: Mapping[str, Any] | None = None
+    """A response of the Responses API ends with the status "failed" and this error, ``{"code": …, "message": …}``, and
+    has no computed usage."""
+    polls: float = 0
+    """For as many plain retrievals, a background response is still "in_progress". ``math.inf``: until it is
+    cancelled."""
     finish_reason: str | None = None
     """None: "stop", "length" where the cap cut the answer, "tool_calls". The Responses API has none."""
     model: str | None = None
@@ -84,3 +94,11 @@ class Reply:
     "error"; otherwise it passes it on as if it were a chunk."""
     done: bool = True
     """False: a stream's last event is missing: ``[DONE]``, ``response.completed`` or what else ends it."""
+
+    def in_the_manner_of(self, other: Reply) -> Reply:
+        """The same words, sent as the other reply is sent: all that is declared from `status` on is the other's."""
+        return replace(self, **{name: getattr(other, name) for name in _MANNER})
+
+
+_NAMES = [each.name for each in fields(Reply)]
+_MANNER = _NAMES[_NAMES.index("status") :]

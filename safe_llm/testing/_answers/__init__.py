@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..reply import Reply, Request
-from . import chat, completions, embeddings, images, responses, speech, transcriptions
+from . import chat, compaction, completions, embeddings, images, responses, speech, transcriptions
 from .draft import Body, Events, MalformedRequestError, Media, asks_to_stream, sse
 
 __all__ = ["ROUTES", "Body", "Events", "MalformedRequestError", "Media", "Route", "sse"]
@@ -18,6 +18,8 @@ class Route(NamedTuple):
     """None: the surface does not stream."""
     streams: Callable[[Request], bool] = asks_to_stream
     """Whether this request is answered by `events`."""
+    needs_body: bool = True
+    """What has no body of parameters is malformed."""
 
 
 ROUTES: dict[str, Route] = {
@@ -31,4 +33,5 @@ ROUTES: dict[str, Route] = {
     "/images/generations": Route(images.body, images.generation_events, images.streams),
     "/images/variations": Route(images.body),
     "/responses": Route(responses.body, responses.events),
+    "/responses/compact": Route(compaction.body),
 }
