@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from http.client import responses as reasons
 from typing import Any
 
-from ._answers import Events, MalformedRequestError, Route, sse
+from ._answers import Body, Events, MalformedRequestError, Media, Route, sse
 from .reply import Reply, Request
 
 Steps = Iterator[tuple[float, bytes]]
@@ -22,12 +22,12 @@ def render(request: Request, reply: Reply, route: Route | None) -> Steps:
         return _whole(request, reply, *_given(reply.body))
     if reply.status >= 400 or route is None:
         return _whole(request, reply, JSON, _dump({"error": _error(reply)}))
-    if not isinstance(request.body, Mapping):
+    if route.needs_body and not isinstance(request.body, Mapping):
         return render(request, _malformed("We could not parse the JSON body of your request."), None)
     try:
-        if route.events is not None and request.body.get("stream"):
+        if route.events is not None and route.streams(request):
             return _stream(request, reply, route.events(request, reply))
-        return _whole(request, reply, JSON, _dump(route.body(request, reply)))
+        return _whole(request, reply, *_given(route.body(request, reply)))
     except MalformedRequestError as exc:
         return render(request, _malformed(str(exc), exc.param), None)
 
@@ -74,13 +74,15 @@ def _cut(reply: Reply) -> int | None:
     return reply.cut if isinstance(reply.cut, int) else None
 
 
-def _given(body: Mapping[str, Any] | str | bytes) -> tuple[str, bytes]:
+def _given(body: Body) -> Media:
     match body:
+        case Media():
+            return body
         case bytes():
-            return "application/octet-stream", body
+            return Media("application/octet-stream", body)
         case str():
-            return "text/plain; charset=utf-8", body.encode()
-    return JSON, _dump(body)
+            return Media("text/plain; charset=utf-8", body.encode())
+    return Media(JSON, _dump(body))
 
 
 def _malformed(message: str, param: str | None = None) -> Reply:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
+from ._content import read_content
 from .reply import Request
 
 
@@ -104,6 +104,7 @@ def parse(buffer: bytearray, ids: Iterator[str]) -> tuple[Request, int] | None:
         return None
     content, size = framed
     path, _, query = target.partition("?")
+    body, files = read_content(headers.get("content-type", ""), content)
     request = Request(
         id=next(ids),
         method=method,
@@ -111,8 +112,9 @@ def parse(buffer: bytearray, ids: Iterator[str]) -> tuple[Request, int] | None:
         query=dict(parse_qsl(query, keep_blank_values=True)),
         headers=headers,
         content=content,
-        body=_json(content),
+        body=body,
         time=time.time(),
+        files=files,
     )
     return request, size
 
@@ -128,10 +130,3 @@ def _unchunk(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
         if size == 0:
             return content, start
     return None
-
-
-def _json(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError:  # an upload, or nothing: the route decides whether that is an error
-        return None

@@ -10,11 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Self
-from urllib.parse import unquote
+from typing import Self
 
 from ._answers import ROUTES, Route
+from ._models import models
 from ._render import breaks_off, render
+from ._stored import StoredResponses
 from ._wire import Connection
 from .reply import Reply, Request
 
@@ -24,15 +25,14 @@ BACKLOG = 1024
 CLOSE_SECONDS = 5.0
 """How long `FakeOpenAI.close` waits for a `respond` callable that blocks."""
 
-MODELS = ("gpt-4o", "gpt-4o-mini", "text-embedding-3-small")
-
 _PREFIX = re.compile(r"^(/openai)?(/v1|/deployments/[^/]+)?(?=/)")
 """Of OpenAI (``/v1``) and of Azure (``/openai/v1``, ``/openai/deployments/NAME``)."""
 
 
 class FakeOpenAI:
-    """A loopback HTTP/1.1 server that speaks chat completions, Responses, embeddings and legacy completions, plain
-    and streamed, and lists models; anything else is a 404. It runs in one thread of its own, on a free port.
+    """A loopback HTTP/1.1 server that speaks chat completions, Responses, embeddings, legacy completions, images and
+    audio, plain and, where the real API streams, streamed. It retrieves and cancels the responses that it gave and
+    lists models; anything else is a 404. It runs in one thread of its own, on a free port.
 
     ::
 
@@ -44,6 +44,9 @@ class FakeOpenAI:
             server.respond(lambda request: Reply(request.body["model"]))
 
     ``async with`` does the same. `close` takes no longer than a moment, whatever the clients are doing.
+
+    A response with ``background`` is queued, and complete when it is first retrieved, or `Reply.polls` times later. It
+    then says what the `Reply` to its creation says; `retrievals` scripts how that is sent.
     """
 
     def __init__(self) -> None:
@@ -52,11 +55,13 @@ class FakeOpenAI:
         self.disconnects: list[Request] = []
         """Those whose client left before it had been sent the whole answer."""
         self.count = 0
-        """POST requests that reached a model's route, a client's retries included."""
+        """POST requests that reached a model's route, a client's retries included: neither retrievals nor
+        cancellations."""
         self.peak = 0
         """The most of them that were being answered at one time."""
         self._in_flight = 0
         self._script: deque[Reply] = deque()
+        self._stored = StoredResponses()
         self._respond: Callable[[Request], Reply] = lambda request: Reply()
         self._failures: list[BaseException] = []
         self._connections: set[Connection] = set()
@@ -87,6 +92,12 @@ class FakeOpenAI:
         `close` raises the error again.
         """
         self._respond = answer
+
+    def retrievals(self, *replies: Reply) -> None:
+        """Queue the manner in which the next retrievals and cancellations of known responses are answered, one each:
+        ``Reply(status=500)``, ``Reply(cut=2)``. Of these replies, what is declared before `Reply.status` is not used.
+        """
+        self._stored.manners.extend(replies)
 
     # What a test looks at ---------------------------------------------------------------------------------------------
 
@@ -175,10 +186,11 @@ class FakeOpenAI:
         await asyncio.sleep(0)  # the connections learn of it in the next round of the loop
 
     async def _answer(self, request: Request, connection: Connection) -> None:
-        route = ROUTES.get(_PREFIX.sub("", request.path)) if request.method == "POST" else None
+        path = _PREFIX.sub("", request.path)
+        route = ROUTES.get(path) if request.method == "POST" else None
         with self._noted(request, route):
             try:
-                reply = self._choose(request, route)
+                reply, route = self._choose(request, path, route)
                 steps = render(request, reply, route)
             except BaseException as exc:  # pytest.fail() raises no Exception
                 self._failures.append(exc)
@@ -194,10 +206,13 @@ class FakeOpenAI:
             if reply.cut == "connect" or breaks_off(reply):
                 connection.close()
 
-    def _choose(self, request: Request, route: Route | None) -> Reply:
+    def _choose(self, request: Request, path: str, route: Route | None) -> tuple[Reply, Route | None]:
         if route is None:
-            return _elsewhere(request)
-        return self._script.popleft() if self._script else self._respond(request)
+            return self._stored.answer(request, path) or models(request, path) or _nowhere(request)
+        reply = self._script.popleft() if self._script else self._respond(request)
+        if path == "/responses":
+            self._stored.keep(request, reply)
+        return reply, route
 
     @contextmanager
     def _noted(self, request: Request, route: Route | None) -> Iterator[None]:
@@ -231,15 +246,5 @@ class FakeOpenAI:
         self._released = asyncio.Event()
 
 
-def _elsewhere(request: Request) -> Reply:
-    """What is no model's route: the list of models, which knows every name that it is asked for, or a 404."""
-    path = _PREFIX.sub("", request.path)
-    if request.method == "GET" and path == "/models":
-        return Reply(body={"object": "list", "data": [_model(name) for name in MODELS]})
-    if request.method == "GET" and path.startswith("/models/"):
-        return Reply(body=_model(unquote(path.removeprefix("/models/"))))
-    return Reply(status=404, error={"message": f"Invalid URL ({request.method} {request.path})"})
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "openai"}
+def _nowhere(request: Request) -> tuple[Reply, None]:
+    return Reply(status=404, error={"message": f"Invalid URL ({request.method} {request.path})"}), None

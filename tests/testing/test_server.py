@@ -6,7 +6,6 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
@@ -21,18 +20,6 @@ from safe_llm.testing._wire import parse
 from safe_llm.types import Usage
 
 HI: Any = [{"role": "user", "content": "Hi there"}]
-
-
-@pytest.fixture
-def server() -> Iterator[FakeOpenAI]:
-    with FakeOpenAI() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: FakeOpenAI) -> Iterator[OpenAI]:
-    with OpenAI(base_url=server.base_url, api_key="test", max_retries=0) as client:
-        yield client
 
 
 def ask(client: OpenAI, **options: Any) -> Any:

@@ -23,6 +23,17 @@ class MalformedRequestError(Exception):
         self.param = param
 
 
+class Media(NamedTuple):
+    """A body of a type of its own."""
+
+    kind: str
+    """For example ``audio/mpeg``."""
+    content: bytes
+
+
+Body = Mapping[str, Any] | str | bytes | Media
+
+
 class Events(NamedTuple):
     """A stream, in the order of sending; each item is the text of one server-sent event."""
 
@@ -65,20 +76,20 @@ class Draft:
 
 def draft(request: Request, reply: Reply, *, prompt_tokens: int, cap: int | None, answers: int = 1) -> Draft:
     """`cap` is the most pieces that one answer may have; None where the request names no cap."""
-    pieces = _pieces(reply)
-    capped = cap is not None and len(pieces) > cap
-    pieces = pieces[:cap]
+    said = pieces(reply)
+    capped = cap is not None and len(said) > cap
+    said = said[:cap]
     finish = "length" if capped else "tool_calls" if reply.tool_calls else "stop"
     usage = reply.usage
     if usage == "computed":
-        spoken = len(pieces) + sum(words(call["name"]) + words(call["arguments"]) for call in reply.tool_calls)
+        spoken = len(said) + sum(words(call["name"]) + words(call["arguments"]) for call in reply.tool_calls)
         usage = Usage(prompt_tokens, answers * (spoken if cap is None else min(spoken, cap)))
     return Draft(
         number=request.id.removeprefix("req_"),
         created=int(request.time),
         model=reply.model or str(request.body.get("model")),
         answers=answers,
-        pieces=pieces,
+        pieces=said,
         refused=reply.refusal is not None,
         tool_calls=list(reply.tool_calls),
         capped=capped,
@@ -88,13 +99,14 @@ def draft(request: Request, reply: Reply, *, prompt_tokens: int, cap: int | None
     )
 
 
-def _pieces(reply: Reply) -> list[str]:
+def pieces(reply: Reply, default: str = GREETING) -> list[str]:
+    """What is said, `default` where the reply has no words."""
     text = reply.refusal if reply.refusal is not None else reply.text
     if reply.chunks is not None:
         text, count = text or FILLER * reply.chunks, reply.chunks
         return [text[i * len(text) // count : (i + 1) * len(text) // count] for i in range(count)]
     if text is None:
-        text = "" if reply.tool_calls else GREETING
+        text = "" if reply.tool_calls else default
     return split(text)
 
 
@@ -122,12 +134,33 @@ def batch_size(value: Any) -> int:
     return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
 
 
-def whole_number(request: Request, name: str) -> int | None:
-    """A parameter of the request that must be a whole number of at least 1, where it is given."""
+def whole_number(request: Request, name: str, least: int = 1) -> int | None:
+    """A parameter of the request that must be a whole number of at least `least`, where it is given."""
     value = request.body.get(name)
-    if value is not None and (type(value) is not int or value < 1):
-        raise MalformedRequestError(name, "a whole number of at least 1")
+    if is_form(request) and isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if value is not None and (type(value) is not int or value < least):
+        raise MalformedRequestError(name, f"a whole number of at least {least}")
     return value
+
+
+def is_form(request: Request) -> bool:
+    """Whether all of its parameters are text."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/")
+
+
+def asks_to_stream(request: Request) -> bool:
+    """By the parameter ``stream``, which is text in a form."""
+    value = request.body.get("stream")
+    return value == "true" if is_form(request) else bool(value)
+
+
+def uploads(request: Request, name: str) -> list[bytes]:
+    """The files of a form in this field, which must have one at least."""
+    found = [content for field in (name, f"{name}[]") for _, content in request.files.get(field, ())]
+    if not found:
+        raise MalformedRequestError(name, "a file")
+    return found
 
 
 def conversation(messages: Any) -> int:
@@ -155,6 +188,7 @@ def completion_usage(usage: Usage | Mapping[str, Any]) -> Mapping[str, Any]:
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {
             "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
             "audio_tokens": usage.input_audio_tokens,
         },
         "completion_tokens_details": {

@@ -1,4 +1,4 @@
-"""The Responses API."""
+"""The Responses API: a response as it is created, and as it is retrieved later."""
 
 from __future__ import annotations
 
@@ -8,26 +8,61 @@ from typing import Any
 from ...types import Usage
 from ..reply import Reply, Request
 from .draft import Draft, Events, conversation, draft, split, sse, whole_number, words
+from .hosted import hosted_items, tool_usage
+
+
+def response_id(request: Request) -> str:
+    return f"resp_{request.id.removeprefix('req_')}"
 
 
 def body(request: Request, reply: Reply) -> dict[str, Any]:
-    return _whole(_draft(request, reply))
+    """A background response is only queued."""
+    return unfinished(request, reply, "queued") if request.body.get("background") else finished(request, reply)
 
 
-def events(request: Request, reply: Reply) -> Events:
-    """As the real API: numbered events, the whole response in the first and the last, usage only in the last."""
+def finished(request: Request, reply: Reply) -> dict[str, Any]:
+    return _finished(request, reply, _draft(request, reply))
+
+
+def _finished(request: Request, reply: Reply, answer: Draft) -> dict[str, Any]:
+    status = "failed" if reply.failure is not None else "incomplete" if answer.capped else "completed"
+    said = [_message(answer, "completed" if status == "completed" else "incomplete")] * bool(answer.pieces)
+    hosted = hosted_items(reply, answer.number)
+    whole = _response(request, answer, status, hosted + said + _calls(answer))
+    if hosted:
+        whole["tool_usage"] = tool_usage(hosted)
+    if reply.failure is not None:
+        whole |= {"error": dict(reply.failure)}
+        if reply.usage == "computed":
+            whole["usage"] = None
+    return whole
+
+
+def unfinished(request: Request, reply: Reply, status: str) -> dict[str, Any]:
+    """A response that is queued, in progress or cancelled: without output, and without usage."""
+    return _unfinished(request, _draft(request, reply), status)
+
+
+def _unfinished(request: Request, answer: Draft, status: str) -> dict[str, Any]:
+    return _response(request, answer, status, []) | {"usage": None}
+
+
+def events(request: Request, reply: Reply, skip: int = 0) -> Events:
+    """As the real API: numbered events, the whole response in the first and the last, usage only in the last. The first
+    `skip` are left out.
+    """
     answer = _draft(request, reply)
-    whole = _whole(answer)
-    begun = _response(answer, "in_progress", []) | {"usage": None}
+    whole = _finished(request, reply, answer)
+    begun = _unfinished(request, answer, "in_progress")
     opening = [{"type": "response.created", "response": begun}, {"type": "response.in_progress", "response": begun}]
     content: list[dict[str, Any]] = []
     closing: list[dict[str, Any]] = []
     for position, item in enumerate(whole["output"]):
         before, pieces, after = _item_events(answer, item, position)
-        # Only the first item can open before, and only the last one close after, all of the content.
-        (content if position else opening).extend(before)
+        # What stands before the first piece opens the stream, and what stands behind the last one closes it.
+        (content or opening).extend(before)
         content += pieces
-        (closing if position == len(whole["output"]) - 1 else content).extend(after)
+        (closing if position == len(whole["output"]) - 1 else content or opening).extend(after)
     closing.append({"type": f"response.{whole['status']}", "response": whole})
 
     numbered = [
@@ -35,7 +70,7 @@ def events(request: Request, reply: Reply) -> Events:
         for number, event in enumerate([*opening, *content, *closing])
     ]
     first, last = len(opening), len(opening) + len(content)
-    return Events(numbered[:first], numbered[first:last], numbered[last:-1], numbered[-1])
+    return Events(numbered[skip:first], numbered[max(skip, first) : last], numbered[max(skip, last) : -1], numbered[-1])
 
 
 Stages = tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]
@@ -46,6 +81,8 @@ def _item_events(answer: Draft, item: dict[str, Any], position: int) -> Stages:
     where = {"item_id": item["id"], "output_index": position}
     added = {"type": "response.output_item.added", "output_index": position}
     done = {"type": "response.output_item.done", "output_index": position, "item": item}
+    if item["type"] not in ("function_call", "message"):
+        return [added | {"item": item | {"status": "in_progress"}}], [], [done]
     if item["type"] == "function_call":
         kind, pieces = "function_call_arguments", split(item["arguments"])
         finished = {"arguments": item["arguments"], "name": item["name"]}
@@ -71,17 +108,13 @@ def _draft(request: Request, reply: Reply) -> Draft:
     return draft(request, reply, prompt_tokens=prompt, cap=whole_number(request, "max_output_tokens"))
 
 
-def _whole(answer: Draft) -> dict[str, Any]:
-    status = "incomplete" if answer.capped else "completed"
-    return _response(answer, status, [_message(answer, status)] * bool(answer.pieces) + _calls(answer))
-
-
-def _response(answer: Draft, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+def _response(request: Request, answer: Draft, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "id": f"resp_{answer.number}",
+        "id": response_id(request),
         "object": "response",
         "created_at": answer.created,
         "status": status,
+        "background": bool(request.body.get("background")),
         "error": None,
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "instructions": None,
@@ -92,7 +125,7 @@ def _response(answer: Draft, status: str, output: list[dict[str, Any]]) -> dict[
         "service_tier": answer.service_tier,
         "tool_choice": "auto",
         "tools": [],
-        "usage": _usage(answer.usage),
+        "usage": usage_of(answer.usage),
     }
 
 
@@ -119,12 +152,16 @@ def _calls(answer: Draft) -> list[dict[str, Any]]:
     ]
 
 
-def _usage(usage: Usage | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def usage_of(usage: Usage | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A usage in the words of the Responses API."""
     if not isinstance(usage, Usage):
         return usage
     return {
         "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_tokens,
