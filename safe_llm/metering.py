@@ -122,7 +122,11 @@ class Meter:
         if payload.startswith(b"[DONE]"):
             self.ended = True
             return True
-        if _tells(payload, b'"usage"') or _tells(payload, b'"error"') or (not self.text and self._endpoint.streams_text):
+        if (
+            _tells(payload, b'"usage"')
+            or _tells(payload, b'"error"')
+            or (not self.text and self._endpoint.streams_text)
+        ):
             return self._read(payload)
         if self._endpoint.streams_text:
             self._unread.append(payload)

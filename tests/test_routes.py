@@ -112,6 +112,11 @@ def test_a_guarded_route_is_guarded_with_any_of_its_letters_written_otherwise(sp
     assert route(url).kind == "guarded"
 
 
+@pytest.mark.parametrize("url", ["//chat/completions", "/deployments//completions"])
+def test_what_looks_like_a_host_or_has_no_deployment_is_the_route_that_the_sdk_sends(url: str) -> None:
+    assert route(url).path == "/completions"
+
+
 @pytest.mark.parametrize("method", ["post", "Post", "POST"])
 def test_the_method_is_known_in_any_case(method: str) -> None:
     assert route(CHAT, method).kind == "guarded"
@@ -178,8 +183,6 @@ def test_posts_that_run_no_model_are_free(url: str) -> None:
         "/chat/completions%00",
         "/chat/completions%3Fx",
         "/chatcompletions",
-        "/deployments//chat/completions",
-        "//chat/completions",  # the SDK takes //chat for a host, and sends /completions
         "/x/chat/completions",
         "/files/file-1/copy",
         "/filesystem",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .reading import malformed, objects
+from .reading import inside, malformed, objects, whole
 
 _OWN = frozenset({"function", "custom", "local_shell", "apply_patch"})
 """Types of tools that the application runs itself."""
@@ -41,12 +41,18 @@ def hosted_in(body: Mapping[str, Any], where: str = "tools") -> list[str]:
     return found
 
 
-def calls_in(output: object) -> Mapping[str, int]:
-    """How often each family of hosted tools was called, from the items of an answer."""
+def calls_in(answer: Mapping[str, Any]) -> Mapping[str, int]:
+    """How often each family of hosted tools was called: the items of an answer, and what it tells of its searches."""
+    output = answer.get("output")
     items: Iterable[Any] = output if isinstance(output, list) else ()
     kinds = (item.get("type") for item in items if isinstance(item, dict))
-    return Counter(
+    calls = Counter(
         name
         for kind in kinds
         if isinstance(kind, str) and kind.endswith("_call") and (name := family(kind)) in _FAMILIES
     )
+    # Not every item is billed: a search that opens a page is not.
+    searches = whole(inside(inside(answer, "tool_usage"), "web_search").get("num_requests"))
+    if searches is not None:
+        calls["web_search"] = searches
+    return calls

@@ -119,8 +119,8 @@ class Responses(Endpoint):
         return inside(item, "response") or item
 
     def hosted_calls(self, item: Mapping[str, Any]) -> Mapping[str, int] | None:
-        output = self.answer(item).get("output")
-        return calls_in(output) if isinstance(output, list) else None
+        answer = self.answer(item)
+        return calls_in(answer) if isinstance(answer.get("output"), list) else None
 
 
 class Compaction(Responses):
