@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from .errors import BudgetExceededError, DeniedError, LimitExceededError, RateLimitExceededError, SwitchedOffError
 from .identity import Claim
-from .limits import Calendar, Limit, PlacedLimit
+from .limits import Calendar, PlacedLimit
 from .switches import Switch, named
 from .types import Admission, Charge, Denial, Outcome, Refusal, Usage, plain, usd
 

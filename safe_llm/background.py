@@ -1,4 +1,4 @@
-"""Background responses: answered later, to whoever retrieves them, and so charged twice over: a bound now, the bill then.
+"""Background responses: answered later, to whoever retrieves them, and charged at a bound until then.
 
 The reservation of such a call stays open. Its lease ends by itself, which charges the bound, and a later settlement
 corrects that, as with any call. So that any process can settle it, a second reservation, named by the response, keeps

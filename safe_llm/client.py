@@ -39,7 +39,20 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._params import AsyncSafeAzureOptions, AsyncSafeOptions, SafeAzureOptions, SafeOptions
-    from ._typed import AsyncSafeResources, SafeResources
+    from ._typed import (
+        AsyncSafeAudio,
+        AsyncSafeChat,
+        AsyncSafeEmbeddings,
+        AsyncSafeImages,
+        AsyncSafeLegacyCompletions,
+        AsyncSafeResponses,
+        SafeAudio,
+        SafeChat,
+        SafeEmbeddings,
+        SafeImages,
+        SafeLegacyCompletions,
+        SafeResponses,
+    )
 
 
 ClientT = TypeVar("ClientT", bound="_Guarded")
@@ -146,6 +159,12 @@ class _Sync(_Guarded):
 
     if TYPE_CHECKING:
         _guard: SyncGuard
+        chat: SafeChat
+        responses: SafeResponses
+        embeddings: SafeEmbeddings
+        completions: SafeLegacyCompletions
+        images: SafeImages
+        audio: SafeAudio
 
     @property
     def guard(self) -> SyncGuard:
@@ -205,6 +224,12 @@ class _Async(_Guarded):
 
     if TYPE_CHECKING:
         _guard: AsyncGuard
+        chat: AsyncSafeChat
+        responses: AsyncSafeResponses
+        embeddings: AsyncSafeEmbeddings
+        completions: AsyncSafeLegacyCompletions
+        images: AsyncSafeImages
+        audio: AsyncSafeAudio
 
     @property
     def guard(self) -> AsyncGuard:
@@ -278,7 +303,6 @@ class SafeOpenAI(_Sync, OpenAI):
     """
 
     if TYPE_CHECKING:
-        chat: SafeChat
 
         def __init__(self, **options: Unpack[SafeOptions]) -> None: ...
 
@@ -291,7 +315,6 @@ class AsyncSafeOpenAI(_Async, AsyncOpenAI):
     """`openai.AsyncOpenAI`, guarded. Takes what `SafeOpenAI` takes; the store, ``plan_for`` and checks may be async."""
 
     if TYPE_CHECKING:
-        chat: AsyncSafeChat
 
         def __init__(self, **options: Unpack[AsyncSafeOptions]) -> None: ...
 
@@ -304,7 +327,6 @@ class SafeAzureOpenAI(_Sync, AzureOpenAI):
     """`openai.AzureOpenAI`, guarded. Takes what `SafeOpenAI` takes. Price deployments by ``[prices]``."""
 
     if TYPE_CHECKING:
-        chat: SafeChat
 
         def __init__(self, **options: Unpack[SafeAzureOptions]) -> None: ...
 
@@ -317,7 +339,6 @@ class AsyncSafeAzureOpenAI(_Async, AsyncAzureOpenAI):
     """`openai.AsyncAzureOpenAI`, guarded. Takes what `AsyncSafeOpenAI` takes. Price deployments by ``[prices]``."""
 
     if TYPE_CHECKING:
-        chat: AsyncSafeChat
 
         def __init__(self, **options: Unpack[AsyncSafeAzureOptions]) -> None: ...
 

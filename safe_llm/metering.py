@@ -36,7 +36,7 @@ class Meter:
     """Reads server-sent events as they pass. `feed` and `end` return the bytes to hand on, unchanged.
 
     Most events are only kept, and read if the stream ends without telling its usage: reading each as it passes would
-    cost more than all else that is done with it. Read at once are those that tell usage or an error, and those up to the
+    cost more than all else that is done with it. Those that tell usage or an error are read at once, and all up to the
     first text.
     """
 
@@ -181,7 +181,7 @@ def text_or_none(value: object) -> str | None:
 
 
 def _tells(payload: bytes, name: bytes) -> bool:
-    """Whether JSON holds a name whose value is something: a quotation mark inside of text is escaped, so it is a name."""
+    """Whether JSON holds a name with a value that is not null. Inside of text, a quotation mark would be escaped."""
     position = payload.find(name)
     while position >= 0:
         position += len(name)

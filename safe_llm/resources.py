@@ -120,7 +120,7 @@ def _method(theirs: Callable[..., Any], light_name: str | None) -> Callable[...,
             return theirs(self, *args, **folded(params))
 
     signature = inspect.signature(theirs)
-    del method.__wrapped__  # type: ignore[attr-defined]  # it would lead around this method
+    del method.__wrapped__  # it would lead around this method
     method.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[*signature.parameters.values(), *_CALLER]
     )
@@ -140,7 +140,8 @@ def _folding(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def facade(resource: ResourceT, path: str) -> ResourceT:
     """The facade of a resource of the SDK, made for the same client."""
-    made: ResourceT = _class(type(resource), path)(resource._client)  # type: ignore[attr-defined]
+    theirs: Any = type(resource)
+    made: ResourceT = _class(theirs, path)(resource._client)  # type: ignore[attr-defined]
     return made
 
 

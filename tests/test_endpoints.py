@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict
 
 from safe_llm import tokens
 from safe_llm.endpoints import ENDPOINTS
+from safe_llm.endpoints.chat import CHAT
 from safe_llm.endpoints.reading import whole_number
 from safe_llm.endpoints.weighing import Weight, take_over
-from safe_llm.endpoints.chat import CHAT
 from safe_llm.errors import InputRejectedError
 from safe_llm.identity import NOTHING
 from safe_llm.policy import InputRules

@@ -25,7 +25,7 @@ class Endpoint:
     """The route's path below the base URL."""
     upload_fields: ClassVar[tuple[str, ...]] = ()
     """Arguments that are sent as files."""
-    cap_field: ClassVar[str | None] = None
+    cap_field: str | None = None
     """The field that caps the output; None where there is none, and the answer is bounded otherwise."""
     streams_text: ClassVar[bool] = True
     """Whether the events of a stream hold text. Others, of audio and images, are large, and are not kept."""

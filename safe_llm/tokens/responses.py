@@ -14,7 +14,7 @@ _CALLS = frozenset({"function_call", "custom_tool_call"})
 
 
 def as_message(item: Mapping[str, Any]) -> Message:
-    """An input item as a chat message. What has no such form keeps its JSON as text, so that it counts for something."""
+    """An input item as a chat message. What has no such form is its own JSON, so that it counts for something."""
     kind = item.get("type")
     if item.get("role") is not None and kind in (None, "message"):
         return {"role": item["role"], "content": _content(item.get("content"))}
