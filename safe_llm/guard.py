@@ -112,7 +112,7 @@ class Guard:
         if not route.opened_by(self.policy.routes.allow):
             admission.denial = RouteBlockedError(
                 f"The route {str(route)[:200]!r} is blocked: it costs what cannot be bounded or metered here. "
-                f'[routes] allow = ["{str(route)[:200]}"] would let it through, unguarded.'
+                f'[routes] allow = ["{route.template[:200]}"] would let it through, unguarded.'
             )
             if self.policy.mode == "enforce":
                 admission.denial.record = settling.record(self, admission, None, Usage(), "none", 0)

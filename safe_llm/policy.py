@@ -189,7 +189,7 @@ class RouteRules(_Section):
     """``[routes]``: which unguarded routes and hosted tools are let through."""
 
     allow: tuple[Name, ...] = ()
-    """For example ``POST /batches``; ``*`` opens all."""
+    """For example ``POST /batches``, or ``POST /vector_stores/*/search``; ``*`` alone opens all."""
     hosted_tools: dict[Name, HostedTool] = {}
     """Unlisted ones are denied; ``*`` stands for all."""
 

@@ -26,7 +26,7 @@ from safe_llm.deadline import Deadline, clip_timeouts, current, install, within
 from safe_llm.errors import DeadlineExceededError
 
 SECONDS = 0.3
-SLACK = 0.25
+SLACK = 0.5
 PACE = 0.04
 """Seconds between the drops of a dripping server."""
 PATIENCE = 2.0

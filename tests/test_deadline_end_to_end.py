@@ -21,7 +21,7 @@ from safe_llm import AsyncSafeOpenAI, DeadlineExceededError, SafeOpenAI
 from safe_llm.testing import FakeClock, FakeOpenAI, RecordingSink, Reply
 
 SECONDS = 0.3
-SLACK = 0.25
+SLACK = 0.5
 FAR = 30.0
 """A deadline that no test here comes near."""
 

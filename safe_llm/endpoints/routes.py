@@ -1,6 +1,6 @@
 """Every route of the API that is not guarded: free, or blocked unless the policy opens it.
 
-Reads, deletes and cancels are free: they run no model. A POST is blocked unless it stands below, so that a route that
+Reads, deletes and cancels are free: they run no model. A POST is blocked unless it is free by name, so that a route that
 a new SDK brings is closed until somebody has looked at it.
 """
 
@@ -16,8 +16,43 @@ from urllib.parse import unquote, urlsplit
 FREE_POSTS = re.compile(
     r"/files|/uploads(/[^/]+/(parts|complete|cancel))?|/moderations|/conversations(/[^/]+(/items)?)?"
     r"|/responses/input_tokens|/chat/completions/[^/]+|.*/cancel"
+    r"|/(realtime/calls|live/sessions)/[^/]+/(hangup|reject)"
 )
-"""POST routes that run no model and rent nothing. A stored completion's POST only changes its metadata."""
+"""POST routes that run no model and rent nothing, or end what does. A stored completion's POST only changes its
+metadata."""
+
+BLOCKED = (
+    # They run a model now, later, or for as long as something stays open.
+    *("POST /batches", "POST /decisions", "POST /content_provenance_checks", "POST /chatkit/sessions"),
+    *("POST /realtime/calls", "POST /realtime/calls/*/accept", "POST /realtime/calls/*/refer"),
+    *("POST /realtime/client_secrets", "POST /realtime/sessions", "POST /realtime/transcription_sessions"),
+    *("POST /realtime/translations/client_secrets", "POST /live/sessions", "POST /live/sessions/*/accept"),
+    *("POST /live/sessions/*/fork", "POST /live/sessions/*/refer"),
+    *("POST /videos", "POST /videos/characters", "POST /videos/edits", "POST /videos/extensions"),
+    "POST /videos/*/remix",
+    *("POST /fine_tuning/jobs", "POST /fine_tuning/jobs/*/resume", "POST /fine_tuning/jobs/*/pause"),
+    *("POST /fine_tuning/alpha/graders/run", "POST /fine_tuning/alpha/graders/validate"),
+    *("POST /fine_tuning/checkpoints/*/permissions", "POST /evals", "POST /evals/*", "POST /evals/*/runs"),
+    *("POST /assistants", "POST /assistants/*", "POST /threads", "POST /threads/*", "POST /threads/runs"),
+    *("POST /threads/*/messages", "POST /threads/*/messages/*", "POST /threads/*/runs", "POST /threads/*/runs/*"),
+    "POST /threads/*/runs/*/submit_tool_outputs",
+    *("POST /agents", "POST /agents/*", "POST /agents/automations", "POST /agents/automations/*"),
+    *("POST /agents/automations/*/invocations", "POST /agents/automations/*/pause"),
+    *("POST /agents/automations/*/resume", "POST /agents/environments", "POST /agents/environments/templates"),
+    *("POST /agents/environments/templates/*", "POST /agents/environments/*/files", "POST /agents/sessions"),
+    *("POST /agents/sessions/*", "POST /agents/sessions/*/events"),
+    # They rent storage or a machine.
+    *("POST /vector_stores", "POST /vector_stores/*", "POST /vector_stores/*/files", "POST /vector_stores/*/files/*"),
+    *("POST /vector_stores/*/file_batches", "POST /vector_stores/*/search", "POST /containers"),
+    *("POST /containers/*/files", "POST /audio/voices", "POST /audio/voice_consents", "POST /audio/voice_consents/*"),
+    *("POST /skills", "POST /skills/*", "POST /skills/*/versions"),
+    # They change who may do what.
+    *("POST /vaults", "POST /vaults/*", "POST /vaults/*/credentials", "POST /vaults/*/credentials/*"),
+    *("POST /webhook_endpoints", "POST /webhook_endpoints/*", "POST /webhook_endpoints/*/rotate_secret"),
+    *("POST /webhook_endpoints/*/test", "PATCH /vaults/*", "POST /organization/**", "POST /projects/**"),
+)
+"""Routes that were looked at and stay closed, as a policy names them: ``*`` stands for one segment. What is neither
+here, nor free, nor guarded is closed as well."""
 
 _RESPONSE = re.compile(r"/responses/([^/]+)(/cancel)?")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "DELETE")
@@ -44,9 +79,23 @@ class Route:
         match = _RESPONSE.fullmatch(self.path)
         return match[1] if match and self.method == ("POST" if match[2] else "GET") else None
 
+    @property
+    def template(self) -> str:
+        """As a policy names it: its ids are ``*``, where the route is one that is known."""
+        return next((known for known in BLOCKED if "**" not in known and self.matches(known)), str(self))
+
+    def matches(self, entry: str) -> bool:
+        """Whether an entry of the policy means this route: ``*`` stands for one segment, ``**`` for all that follow."""
+        method, _, path = entry.lower().partition(" ")
+        wanted, found = path.split("/"), self.path.split("/")
+        if wanted[-1] == "**":
+            wanted, found = wanted[:-1], found[: len(wanted) - 1]
+        fits = all(want in ("*", have) for want, have in zip(wanted, found, strict=False))
+        return method == self.method.lower() and len(wanted) == len(found) and fits
+
     def opened_by(self, allow: tuple[str, ...]) -> bool:
         """Whether ``[routes] allow`` lets it through."""
-        return "*" in allow or str(self).lower() in [entry.lower() for entry in allow]
+        return any(entry == "*" or self.matches(entry) for entry in allow)
 
 
 def classify(method: str, url: str, base: str, guarded: Container[str]) -> Route:
