@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ import pytest
 from safe_llm.stores import AwaitableQuotaStore
 from safe_llm.testing import SharedQuotaStoreConformance
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the example locks files in the way of POSIX")
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_store.py"
-FileQuotaStore: Any = runpy.run_path(str(EXAMPLE))["FileQuotaStore"] if os.name != "nt" else None
+FileQuotaStore: Any = runpy.run_path(str(EXAMPLE))["FileQuotaStore"]
 
 
 class TestFileQuotaStore(SharedQuotaStoreConformance):

@@ -81,7 +81,7 @@ class Leases(Subject):
 
     def test_leases_end_each_in_its_time(self, store: QuotaStore, clock: Clock) -> None:
         """Long ones that began first, short ones among them."""
-        ttls = (4.0, 1.0, 3.0, 2.0) if clock.injected else (9.0, 0.1, 8.0, 0.4)
+        ttls = (4.0, 1.0, 3.0, 2.0) if clock.injected else (9.0, 0.1, 8.0, 0.6)
         leases = [taken(store, charge("held"), charge("sliding"), ttl=ttl) for ttl in ttls]
         for gone, lease in enumerate(sorted(leases, key=lambda lease: lease.expires)[:2], 1):
             clock.wait_until(lease.expires)
