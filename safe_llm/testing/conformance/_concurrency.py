@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from ...stores import AsyncQuotaStore, Charge, QuotaStore, Reservation
-from ._drive import PATIENCE, LoopThread, tasked
+from ._drive import PATIENCE, LoopThread, faced, tasked
 from ._subject import Subject
 from ._words import TTL, charge, taken, tallies
 
@@ -93,24 +93,29 @@ class Concurrency(Subject):
         assert sum(tasked(store, crowd, loop=loop)) == 70
         assert tallies(store, charges) == [(70, 0), (70, 0)]
 
-    # What a store still holds of an event loop that has ended is found to be open when it is collected.
+    # What a store still holds of an event loop that has ended is found to be open when it is collected: here.
     @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_a_store_serves_two_event_loops(self, store: QuotaStore, loop: LoopThread) -> None:
+    def test_a_store_serves_two_event_loops(self, loop: LoopThread) -> None:
         """At once, and one after the end of the other, as ``asyncio.run`` twice."""
-        charges = [charge(limit=15), charge("held", limit=15)]
-
-        def work(loop: LoopThread) -> int:
-            return tasked(store, one_after_another(charges, 10), loop=loop)
-
-        other = LoopThread()
-        assert sum(together(lambda: work(loop), lambda: work(other))) == 15
-        other.stop()
-        charges = [charge(key="afterwards", limit=99)]
-        third = LoopThread()
-        assert sum(together(lambda: work(loop), lambda: work(third))) == 20
-        third.stop()
-        assert used_up(store, charges, 10) == 10
+        store = faced(self.make_store(), loop)
+        serves_two_loops(store, loop)
+        store.close()
+        del store
         gc.collect()
+
+
+def serves_two_loops(store: QuotaStore, loop: LoopThread) -> None:
+    def work(loop: LoopThread, charges: list[Charge]) -> int:
+        return tasked(store, one_after_another(charges, 10), loop=loop)
+
+    second, third = LoopThread(), LoopThread()
+    little = [charge(limit=15), charge("held", limit=15)]
+    assert sum(together(partial(work, loop, little), partial(work, second, little))) == 15
+    second.stop()
+    much = [charge(key="afterwards", limit=99)]
+    assert sum(together(partial(work, loop, much), partial(work, third, much))) == 20
+    third.stop()
+    assert used_up(store, much, 10) == 10
 
 
 def one_after_another(charges: list[Charge], times: int) -> Callable[[AsyncQuotaStore], Coroutine[Any, Any, int]]:
