@@ -19,7 +19,7 @@ from safe_llm.testing import FakeOpenAI, Reply
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from safe_llm.cli import main; main()"]
-EXAMPLES = ("quickstart", "streaming", "custom_sink")
+EXAMPLES = ("quickstart", "streaming", "custom_sink", "custom_store")
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -43,8 +43,9 @@ class KeyValueQuotaStore(ClockedStore, ABC):
                     stored = json.loads(self.path.read_text()) if self.path.exists() else {}
                     data = {key: stored.pop(key) for key in keys if key in stored}
                     yield data
-                    stored.update(data)
-                    self.path.write_text(json.dumps(stored))
+                    written = self.path.with_suffix(".new")
+                    written.write_text(json.dumps({**stored, **data}))
+                    written.replace(self.path)  # so that a crash leaves the old counts whole
 
     - `transaction(keys)` yields a mutable mapping of those of `keys` that exist, and commits when it is left without an
       error. Nothing else may change these keys in between; keys are distinct and sorted, so that backends that lock
@@ -73,8 +74,8 @@ class KeyValueQuotaStore(ClockedStore, ABC):
         with self.transaction(_keys(places, bucket)) as data:
             known = _recall(data, bucket, id)
             if known is not None:
-                lease, _, taken = known
-                return Reservation(id, charges if taken is None else tuple(Charge(*charge) for charge in taken), lease)
+                lease, _, taken, _ = known
+                return Reservation(id, tuple(Charge(*charge) for charge in taken), lease)
             tallies = _tallies(data, charges, places, now)
             refusal = refuse(charges, tallies, lambda charge: _leaving(data[place_of(charge)[0]], charge), now)
             if refusal is not None:
@@ -85,7 +86,7 @@ class KeyValueQuotaStore(ClockedStore, ABC):
                     _hold(data, f"{position}/{id}", charge, place, now, lease)
                     over = max(over, place[2])
             # Unsettled, it is remembered for as long as a late settlement still makes a difference.
-            _remember(data, bucket, id, (lease, over + GRACE, charges), now)
+            _remember(data, bucket, id, (lease, over + GRACE, charges, True), now)
         return Reservation(id, charges, lease)
 
     def settle(self, reservation: Reservation, actual: Sequence[int]) -> bool:
@@ -96,12 +97,12 @@ class KeyValueQuotaStore(ClockedStore, ABC):
         now = self.clock()
         with self.transaction(_keys(places, bucket)) as data:
             known = _recall(data, bucket, id)
-            if known is None or known[2] is None:
+            if known is None or not known[3]:
                 return False
             for position, (charge, place, amount) in enumerate(zip(charges, places, actual, strict=True)):
                 if charge.amount or amount:
                     _settle(data, f"{position}/{id}", charge, place, now, amount)
-            _remember(data, bucket, id, (lease, max(lease, now) + GRACE, None), now)
+            _remember(data, bucket, id, (lease, max(lease, now) + GRACE, charges, False), now)
         return True
 
     def peek(self, charges: Sequence[Charge]) -> Sequence[Tally]:
@@ -133,8 +134,8 @@ def _keys(places: Sequence[_Place], *others: str) -> list[str]:
 
 # Reservations: in buckets, so that old ones are forgotten without a sweep of the backend ----------------------------
 
-_Record = tuple[float, float, Sequence[Charge] | None]
-"""When the lease ends, when to forget it, and the charges, None once they are settled."""
+_Record = tuple[float, float, Sequence[Charge], bool]
+"""When the lease ends, when to forget it, the charges, and whether they are still to be settled."""
 
 
 class _Bucket(TypedDict):

@@ -39,7 +39,7 @@ class MemoryQuotaStore(ClockedStore):
         self._open: dict[str, tuple[Reservation, list[_Counter]]] = {}
         self._ends: list[tuple[float, str]] = []  # A heap of when leases end, those of settled ones among them.
         self._ended: dict[str, float] = {}  # Of the open ones, those whose lease has ended, and when to forget them.
-        self._settled: dict[str, tuple[float, float]] = {}  # When the lease was to end, and when to forget it.
+        self._settled: dict[str, tuple[Reservation, float]] = {}  # And when to forget it.
         self._room = 1000
 
     @classmethod
@@ -60,7 +60,7 @@ class MemoryQuotaStore(ClockedStore):
             if id in self._open:
                 return self._open[id][0]
             if id in self._settled:
-                return Reservation(id, charges, self._settled[id][0])
+                return self._settled[id][0]
             if len(self._counters) + len(self._open) + len(self._settled) > self._room:
                 self._sweep(charges, now)
             reservation = Reservation(id, charges, now + ttl)
@@ -79,7 +79,8 @@ class MemoryQuotaStore(ClockedStore):
             self._end_leases(now)
             if id not in self._open:
                 return False
-            (_, charges, ends), counters = self._open.pop(id)
+            reservation, counters = self._open.pop(id)
+            _, charges, ends = reservation
             ended = self._ended.pop(id, None) is not None
             for charge, counter, used in zip(charges, counters, actual, strict=True):
                 amount = charge.amount
@@ -90,7 +91,7 @@ class MemoryQuotaStore(ClockedStore):
                     counter.move(charge, ends, 0, used - amount)
                 else:
                     counter.move(charge, ends, -amount, used)
-            self._settled[id] = ends, max(ends, now) + GRACE
+            self._settled[id] = reservation, max(ends, now) + GRACE
             return True
 
     def peek(self, charges: Sequence[Charge]) -> Sequence[Tally]:

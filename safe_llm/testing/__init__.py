@@ -22,7 +22,7 @@ from .server import FakeOpenAI
 from .sink import RecordingSink
 
 if TYPE_CHECKING:
-    from .conformance import QuotaStoreConformance
+    from .conformance import QuotaStoreConformance, SharedQuotaStoreConformance
 
 __all__ = [
     "FakeClock",
@@ -31,14 +31,15 @@ __all__ = [
     "RecordingSink",
     "Reply",
     "Request",
+    "SharedQuotaStoreConformance",
     "assert_no_overspend",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # The conformance class needs pytest, which a program that only wants the fake server, such as the demo, lacks.
-    if name == "QuotaStoreConformance":
-        from .conformance import QuotaStoreConformance
+    # The conformance classes need pytest, which a program that only wants the fake server, such as the demo, lacks.
+    if name in ("QuotaStoreConformance", "SharedQuotaStoreConformance"):
+        from . import conformance
 
-        return QuotaStoreConformance
+        return getattr(conformance, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

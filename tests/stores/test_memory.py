@@ -341,20 +341,58 @@ def test_an_async_store_opens_from_the_same_url() -> None:
     assert asyncio.run(use()) == [Tally(1, 0)]
 
 
-class Where(MemoryQuotaStore):
-    """Tells which thread it is called in."""
+class Where:
+    """Tells which threads it is called in."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    def reserve(self, id: str, charges: Sequence[Charge], ttl: float) -> Reservation | Refusal:
+        self.threads.append(get_ident())
+        return Reservation(id, tuple(charges), ttl)
+
+    def settle(self, reservation: Reservation, actual: Sequence[int]) -> bool:
+        self.threads.append(get_ident())
+        return True
+
+    def peek(self, charges: Sequence[Charge]) -> Sequence[Tally]:
+        self.threads.append(get_ident())
+        return []
 
     def close(self) -> None:
-        self.thread = get_ident()
+        self.threads.append(get_ident())
 
 
-@pytest.mark.parametrize("blocking", [False, True])
-def test_only_a_store_that_blocks_is_called_off_the_event_loop(blocking: bool) -> None:
-    """A store that never waits is called at once; the others in a worker thread."""
-    store = Where()
-    store.blocking = blocking
-    asyncio.run(AwaitableQuotaStore(store).close())
-    assert (store.thread != get_ident()) is blocking
+@pytest.mark.parametrize("method", ["reserve", "settle", "peek", "close"])
+@pytest.mark.parametrize("blocking", [False, True, None])
+def test_a_store_is_called_off_the_event_loop_unless_it_says_that_it_never_blocks(
+    blocking: bool | None, method: str
+) -> None:
+    """One that says nothing is taken to wait, whichever method is called."""
+    store: Any = Where()
+    if blocking is not None:
+        store.blocking = blocking
+    arguments = {"reserve": ("id", [], 30), "settle": (Reservation("id", (), 0.0), []), "peek": ([],), "close": ()}
+    asyncio.run(getattr(AwaitableQuotaStore(store), method)(*arguments[method]))
+    assert (store.threads == [get_ident()]) is (blocking is False)
+
+
+def test_a_blocking_store_leaves_the_event_loop_free() -> None:
+    """Other tasks go on while it waits."""
+    free = Event()
+
+    class Waits(Where):
+        def peek(self, charges: Sequence[Charge]) -> Sequence[Tally]:
+            assert free.wait(10), "the event loop stood still"
+            return []
+
+    async def use() -> None:
+        looking = asyncio.create_task(AwaitableQuotaStore(Waits()).peek([]))
+        await asyncio.sleep(0)
+        free.set()
+        await looking
+
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize("open", [open_store, open_async_store])

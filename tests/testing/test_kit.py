@@ -13,10 +13,11 @@ def test_the_kit_loads_without_pytest() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_conformance_class_is_there_when_asked_for() -> None:
-    from safe_llm.testing.conformance import QuotaStoreConformance
+def test_the_conformance_classes_are_there_when_asked_for() -> None:
+    from safe_llm.testing.conformance import QuotaStoreConformance, SharedQuotaStoreConformance
 
     assert safe_llm.testing.QuotaStoreConformance is QuotaStoreConformance
+    assert safe_llm.testing.SharedQuotaStoreConformance is SharedQuotaStoreConformance
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
