@@ -1,6 +1,6 @@
 """Every route of the API that is not guarded: free, or blocked unless the policy opens it.
 
-Reads, deletes and cancels are free: they run no model. A POST is blocked unless it is free by name, so that a route that
+Reads, deletes and cancels are free: they run no model. A POST is closed unless it is free by name, so that a route which
 a new SDK brings is closed until somebody has looked at it.
 """
 
