@@ -127,7 +127,7 @@ class Sending:
                 self.body += data
             return data
         out = self.meter.feed(data)
-        if self.first_token is None and self.meter.text:
+        if self.first_token is None and self.meter.has_text:
             self.first_token = self.monotonic()
         return out
 
@@ -171,15 +171,13 @@ class Sending:
         if self.body:
             item = _json(self.body)
             if item is not None:
-                endpoint = self.admission.call.endpoint
-                meter.items, meter.text, meter.ended = 1, [endpoint.said(item)[0]], True
-                meter.note(item, endpoint.usage(item))
+                meter.take(item)
         if meter.usage is None:
             meter.read_rest()
         outcome.usage, outcome.response_model, outcome.tier = meter.usage, meter.model, meter.tier
         outcome.response_id, outcome.hosted_calls = meter.response_id, meter.hosted_calls
         known = meter.items and not meter.overflowed and self.admission.call.endpoint.streams_text
-        outcome.text = "".join(meter.text) if known else None
+        outcome.text = meter.text if known else None
 
     def _ended(self, outcome: Outcome, error: BaseException | None, exhausted: bool) -> Any:
         if isinstance(error, openai.APITimeoutError) or _is_timeout(error):

@@ -7,7 +7,7 @@ place that counts and one that hides the chunk of usage from a caller who did no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
@@ -22,8 +22,9 @@ _LARGEST_EVENT = 16 * 1024 * 1024
 """Bytes. A stream without event boundaries is passed on unread from here, and charged as unknown."""
 
 
-_MOST_UNREAD = 16 * 1024 * 1024
+_MOST_KEPT = 16 * 1024 * 1024
 """Bytes of events that are kept unread. A longer stream without usage is charged as unknown."""
+_USAGE = b'"usage"'
 _NULL = re.compile(rb"\s*:\s*null")
 
 
@@ -35,18 +36,19 @@ def whole(value: object) -> int | None:
 class Meter:
     """Reads server-sent events as they pass. `feed` and `end` return the bytes to hand on, unchanged.
 
-    Most events are only kept, and read if the stream ends without telling its usage: reading each as it passes would
-    cost more than all else that is done with it. Those that tell usage or an error are read at once, and all up to the
-    first text.
+    Up to the first text each event is read at once, and then only those that tell usage or an error. The others are
+    kept, and read if the stream ends without telling its usage: reading all as they pass would cost more than
+    everything else that is done with them.
     """
 
     __slots__ = (
         "_buffer",
         "_endpoint",
         "_hide_usage",
+        "_kept",
+        "_kept_size",
         "_reading",
-        "_unread",
-        "_unread_size",
+        "_skips",
         "ended",
         "failed",
         "hosted_calls",
@@ -54,7 +56,6 @@ class Meter:
         "model",
         "overflowed",
         "response_id",
-        "text",
         "tier",
         "usage",
     )
@@ -64,14 +65,15 @@ class Meter:
         self._hide_usage = hide_usage
         self._buffer = bytearray()
         self._reading = True
-        self._unread: list[bytes] = []
-        self._unread_size = 0
+        self._skips = False
+        self._kept: list[str | bytes] = []
+        """What was said, in order: text, and events that were not read yet."""
+        self._kept_size = 0
         self.usage: Usage | None = None
-        self.text: list[str] = []
         self.items = 0
         """Events that were read."""
         self.overflowed = False
-        """Without usage, the stream is too long for what it said to be known."""
+        """The stream is too long to be kept: without usage, what it said is not known."""
         self.ended = False
         """The stream said that it is complete."""
         self.failed = False
@@ -85,36 +87,75 @@ class Meter:
         """Take the next bytes; return those that can be handed on: whole events."""
         if not self._reading:
             return data
-        if not self._buffer and data.find(b"\n\n") == len(data) - 2 >= 0 and b"\r" not in data:
-            return data if self._event(data) else b""  # one whole event, as nearly always
+        if not self._buffer and data.endswith(b"\n\n"):
+            return self._pass(data)  # whole events, as nearly always
         # Only what is new is searched, and the end of what is not: an end of event may come in pieces.
         searched = max(0, len(self._buffer) - 3)
         self._buffer += data
-        ends = [match.end() for match in _END_OF_EVENT.finditer(self._buffer, searched)]
-        out = [event for event in self._events(ends) if self._event(event)]
-        if ends:
-            del self._buffer[: ends[-1]]
+        end = max((match.end() for match in _END_OF_EVENT.finditer(self._buffer, searched)), default=0)
+        whole_events = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        out = self._pass(whole_events) if end else b""
         if len(self._buffer) > _LARGEST_EVENT:
-            self._reading = False
-            out.append(bytes(self._buffer))
+            self._reading, self.overflowed = False, True
+            out += self._buffer
             self._buffer.clear()
-        return out[0] if len(out) == 1 else b"".join(out)
-
-    def _events(self, ends: list[int]) -> Iterator[bytes]:
-        start = 0
-        for end in ends:
-            yield bytes(self._buffer[start:end])
-            start = end
+        return out
 
     def end(self) -> bytes:
         """The stream is over; return what is left."""
         rest = bytes(self._buffer)
         self._buffer.clear()
-        if rest and self._reading and not self._event(rest):
-            return b""
-        return rest
+        return self._pass(rest) if rest and self._reading else rest
 
-    def _event(self, event: bytes) -> bool:
+    def _pass(self, events: bytes) -> bytes:
+        """Keep events, or read them if they may tell something; those that the caller is to see."""
+        if self._skips and b'"error"' not in events and not _tells_usage(events):
+            self._keep(events)
+            return events
+        return self._read_all(events)
+
+    def _read_all(self, events: bytes) -> bytes:
+        """Read each event; those that the caller is to see."""
+        seen, start = [], 0
+        for end in [*[match.end() for match in _END_OF_EVENT.finditer(events)], len(events)]:
+            if end > start:
+                event = events[start:end]
+                if self._read(event):
+                    seen.append(event)
+                start = end
+        return seen[0] if len(seen) == 1 else b"".join(seen)
+
+    def _keep(self, events: bytes) -> None:
+        if not self._endpoint.streams_text:
+            return
+        self._kept.append(events)
+        self._kept_size += len(events)
+        if self._kept_size > _MOST_KEPT:
+            self.overflowed = True
+            self._kept.clear()
+            self._kept_size = 0
+
+    @property
+    def text(self) -> str:
+        """What was said so far, in all that was read."""
+        return "".join([piece for piece in self._kept if isinstance(piece, str)])
+
+    @property
+    def has_text(self) -> bool:
+        """Whether anything was said."""
+        return bool(self._kept)
+
+    def read_rest(self) -> None:
+        """Read the events that were only kept: how a stream without usage ended, and what it said."""
+        kept, self._kept = self._kept, []
+        for piece in kept:
+            if isinstance(piece, str):
+                self._kept.append(piece)
+            else:
+                self._read_all(piece)
+
+    def _read(self, event: bytes) -> bool:
         """Read one event; whether the caller is to see it."""
         payload = _payload(event)
         if payload is None:
@@ -122,27 +163,6 @@ class Meter:
         if payload.startswith(b"[DONE]"):
             self.ended = True
             return True
-        if (
-            _tells(payload, b'"usage"')
-            or _tells(payload, b'"error"')
-            or (not self.text and self._endpoint.streams_text)
-        ):
-            return self._read(payload)
-        if self._endpoint.streams_text:
-            self._unread.append(payload)
-            self._unread_size += len(payload)
-            if self._unread_size > _MOST_UNREAD:
-                self._unread, self._unread_size, self.overflowed = [], 0, True
-        return True
-
-    def read_rest(self) -> None:
-        """Read the events that were only kept: how a stream without usage ended, and what it said."""
-        unread, self._unread = self._unread, []
-        for payload in unread:
-            self._read(payload)
-
-    def _read(self, payload: bytes) -> bool:
-        """Read what an event holds; whether the caller is to see it."""
         try:
             item = from_json(payload)
         except ValueError:
@@ -153,7 +173,8 @@ class Meter:
         endpoint = self._endpoint
         text, ended = endpoint.said(item)
         if text:
-            self.text.append(text)
+            self._kept.append(text)
+        self._skips = bool(self._kept) or not endpoint.streams_text
         if ended:
             self.ended = True
         if item.get("error") or item.get("type") == "error":
@@ -164,6 +185,12 @@ class Meter:
         if usage is not None:
             self.note(item, usage)
         return not (self._hide_usage and item.get("usage") is not None and endpoint.only_usage(item))
+
+    def take(self, answer: Mapping[str, Any]) -> None:
+        """Read an answer that is no stream."""
+        self.items, self.ended = 1, True
+        self._kept = [self._endpoint.said(answer)[0]]
+        self.note(answer, self._endpoint.usage(answer))
 
     def note(self, item: Mapping[str, Any], usage: Usage | None) -> None:
         """Take from an answer, or the event that closes one, what it tells of itself."""
@@ -180,14 +207,14 @@ def text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= 256 else None
 
 
-def _tells(payload: bytes, name: bytes) -> bool:
-    """Whether JSON holds a name with a value that is not null. Inside of text, a quotation mark would be escaped."""
-    position = payload.find(name)
+def _tells_usage(events: bytes) -> bool:
+    """Whether events name a usage that is not null. Inside of text, the quotation marks would be escaped."""
+    position = events.find(_USAGE)
     while position >= 0:
-        position += len(name)
-        if _NULL.match(payload, position) is None:
+        position += len(_USAGE)
+        if _NULL.match(events, position) is None:
             return True
-        position = payload.find(name, position)
+        position = events.find(_USAGE, position)
     return False
 
 
