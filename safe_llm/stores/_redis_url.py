@@ -74,7 +74,7 @@ class Address:
             if not service:
                 raise _wrong("lacks the master's name, as in redis+sentinel://host:26379/mymaster")
         elif not parts.hostname:
-            raise _wrong("names no host")
+            raise _wrong("names no host (in a password, / is written %2F, and @ %40)")
         if not re.fullmatch(r"[0-9]*", database):
             raise _wrong("has a database that is not a number")
         if cluster not in ("true", "false"):
@@ -96,12 +96,19 @@ class Address:
             return driver.RedisCluster.from_url(self.url, retry=retry, **_TIMES)
         if self.sentinels:
             said: dict[str, Any] = parse_url(self.url)  # type: ignore[no-untyped-call]
-            settings = {**_TIMES, **said, "ssl": self.url.startswith("rediss"), "retry": retry}
+            master = {**_TIMES, **said, "ssl": self.url.startswith("rediss"), "retry": retry}
             for name in ("host", "port", "connection_class"):
-                settings.pop(name, None)
-            return driver.sentinel.Sentinel(self.sentinels, **settings).master_for(self.service)
+                master.pop(name, None)
+            times = {name: value for name, value in master.items() if name in (*_TIMES, "retry")}
+            return driver.sentinel.Sentinel(self.sentinels, sentinel_kwargs=times, **master).master_for(self.service)
         pool = driver.BlockingConnectionPool.from_url(self.url, retry=retry, **_TIMES, **_POOL)
         return driver.Redis.from_pool(pool)
+
+
+def opened_with(client: Any) -> list[Any]:
+    """A client that was opened, and the sentinels' clients that it asks: all are to be closed."""
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    return [client, *getattr(manager, "sentinels", ())]
 
 
 def _sentinels(nodes: str) -> tuple[tuple[str, int], ...]:

@@ -18,7 +18,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError
 
 from ..types import Charge, Refusal, Reservation, Tally
-from ._redis_url import Address, check_namespace
+from ._redis_url import Address, check_namespace, opened_with
 from .base import ClockedStore
 from .keyvalue import check_actual, check_charges, refuse
 
@@ -149,8 +149,8 @@ class RedisQuotaStore(_Redis):
     def close(self) -> None:
         """Let go of the connections that this store has opened."""
         opened = self._opened.pop(os.getpid(), None)
-        if opened is not None:
-            opened.close()
+        for client in opened_with(opened) if opened is not None else ():
+            client.close()
 
     def _ask(self, question: _Question[T]) -> T:
         # A process that was forked opens connections of its own.
@@ -196,8 +196,8 @@ class AsyncRedisQuotaStore(_Redis):
     async def close(self) -> None:
         """Let go of the connections that this store has opened on this event loop."""
         opened = self._opened.pop(asyncio.get_running_loop(), None)
-        if opened is not None:
-            await opened.aclose()
+        for client in opened_with(opened) if opened is not None else ():
+            await client.aclose()
 
     async def _ask(self, question: _Question[T]) -> T:
         client = self._client(self._opened, asyncio.get_running_loop(), redis.asyncio)

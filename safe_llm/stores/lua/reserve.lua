@@ -75,8 +75,9 @@ local function hold(leases, expires, begins, amount)
   insert(leases, at + 2, amount)
 end
 
--- Neighbours are held as one, until the later ends: which leases have ended decides only what counts as used already.
-local function merge(leases)
+-- Hold neighbours as one, until the later ends: which leases have ended decides only what counts as used already. Those
+-- of slices that began up to `gone` are not counted any more.
+local function merge(leases, gone)
   local merged, at = {}, 1
   while leases[at] do
     local amount = leases[at + 2]
@@ -84,8 +85,10 @@ local function merge(leases)
       at = at + 3
       amount = amount + leases[at + 2]
     end
-    local size = #merged
-    merged[size + 1], merged[size + 2], merged[size + 3] = leases[at], leases[at + 1], amount
+    if leases[at + 1] > gone then
+      local size = #merged
+      merged[size + 1], merged[size + 2], merged[size + 3] = leases[at], leases[at + 1], amount
+    end
     at = at + 3
   end
   return merged
@@ -102,16 +105,17 @@ for i, charge in ipairs(charges) do
     save(KEYS[i + 1], charge, counter, expires, whole(amount) .. " " .. i .. "/" .. id)
   else
     local begins, over = place(charge)
-    local totals, oldest = counter.totals, min(now, charge[START]) - GRACE
+    local totals = counter.totals
     -- This clock and the client's must agree that a slice is over: neither alone, if wrong, can wipe live ones.
-    while totals[1] and totals[1] + charge[END] - charge[START] <= oldest do
+    local gone = min(now, charge[START]) - GRACE - charge[END] + charge[START]
+    while totals[1] and totals[1] <= gone do
       remove(totals, 1)
       remove(totals, 1)
     end
     add(totals, begins, amount)
     hold(counter.leases, expires, begins, amount)
     if #counter.leases > 3 * MANY then
-      counter.leases = merge(counter.leases)
+      counter.leases = merge(counter.leases, gone)
     end
     save(KEYS[i + 1], charge, counter, over)
     last = max(last, over)
