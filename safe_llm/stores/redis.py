@@ -132,8 +132,10 @@ class RedisQuotaStore(_Redis):
         - ``redis+sentinel://host:26379,host:26379/mymaster/0``: the master that sentinels know by that name
 
         Behind a ``?`` may stand ``namespace=NAME`` and redis-py's own options. Unless they say otherwise, connecting
-        takes at most 1 second, an answer 2, and at most 100 connections are open: ``socket_connect_timeout=1``,
-        ``socket_timeout=2``, ``max_connections=100``.
+        takes at most 1 second (``socket_connect_timeout=1``), an answer 2 (``socket_timeout=2``), and a process or
+        event loop opens at most 20 connections (``max_connections=20``), for one of which a call waits at most 1 second
+        (``timeout=1``). The last two are not for clusters and sentinels, whose pools are redis-py's own. Sentinels that
+        want a password need a client object.
         """
         return cls(url)
 

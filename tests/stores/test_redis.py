@@ -43,6 +43,15 @@ class TestAsyncRedisQuotaStore(QuotaStoreConformance):
         return AsyncRedisQuotaStore(self.url, namespace=uuid4().hex)
 
 
+class TestOnValkey(QuotaStoreConformance):
+    @pytest.fixture(autouse=True)
+    def _server(self, valkey_url: str) -> None:
+        self.url = valkey_url
+
+    def make_store(self) -> RedisQuotaStore:
+        return RedisQuotaStore(self.url, namespace=uuid4().hex)
+
+
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:

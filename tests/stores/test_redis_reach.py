@@ -331,7 +331,7 @@ def cluster() -> Iterator[RedisServer]:
             while client.cluster("info")["cluster_state"] != "ok":
                 assert time.monotonic() < give_up
                 time.sleep(0.02)
-            with pytest.raises(redis.ResponseError, match="CROSSSLOT|same slot"):
+            with pytest.raises(redis.ResponseError, match=r"CROSSSLOT|same slot"):
                 client.execute_command("EVAL", "return 1", 2, "a", "b")
         yield server
 

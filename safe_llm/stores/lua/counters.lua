@@ -62,20 +62,20 @@ end
 
 local loaded = {}
 
--- The counter of a charge; `packed` is what the key holds, if that is a string.
+-- The counter of a charge; `packed` is what the key holds, if that is a string. Two charges of one call may meet on it.
 local function load(key, charge, packed)
   local counter = loaded[key]
-  if not counter then
-    if charge[KIND] == "held" then
-      counter = in_flight(key)
-    elseif packed then
-      counter = {}
-      counter.keep, counter.totals, counter.leases = cmsgpack.unpack(packed)
-    else
-      counter = { keep = 0, totals = {}, leases = {} }
-    end
-    loaded[key] = counter
+  if counter then
+    return counter
+  elseif charge[KIND] == "held" then
+    counter = in_flight(key)
+  elseif packed then
+    local keep, totals, leases = cmsgpack.unpack(packed)
+    counter = { keep = keep, totals = totals, leases = leases }
+  else
+    counter = { keep = 0, totals = {}, leases = {} }
   end
+  loaded[key] = counter
   return counter
 end
 
@@ -108,18 +108,16 @@ local function save(key, charge, counter, over, lease)
   end
 end
 
--- The first slice that counts against a charge. Slices newer than its own come from a client whose clock is ahead; they
--- are spent all the same.
-local function first(charge)
-  return charge[KIND] == "sliding" and charge[START] or -math.huge
-end
-
--- What stands against a charge, used and held in one.
+-- What stands against a charge, used and held in one. Slices newer than its own come from a client whose clock is ahead;
+-- they are spent all the same.
 local function total(counter, charge)
-  if counter.held then
+  local totals = counter.totals
+  if not totals then
     return counter.held
+  elseif charge[KIND] == "fixed" then
+    return totals[2] or 0
   end
-  local totals, from, sum = counter.totals, first(charge), 0
+  local from, sum = charge[START], 0
   for at = #totals - 1, 1, -2 do
     if totals[at] < from then
       break
@@ -134,7 +132,8 @@ local function tally(counter, charge)
   if counter.held then
     return 0, counter.held
   end
-  local leases, from, held = counter.leases, first(charge), 0
+  local leases, held = counter.leases, 0
+  local from = charge[KIND] == "fixed" and -math.huge or charge[START]
   for at = 1, #leases, 3 do
     if leases[at] > now and leases[at + 1] >= from then
       held = held + leases[at + 2]
@@ -149,7 +148,7 @@ local function add(totals, begins, amount)
   while at > 0 and totals[at] > begins do
     at = at - 2
   end
-  if at > 0 and totals[at] == begins then
+  if totals[at] == begins then
     totals[at + 1] = max(0, totals[at + 1] + amount)
   elseif amount > 0 then
     insert(totals, at + 2, begins)

@@ -46,7 +46,7 @@ if not fits then
         leaves(leases[at + 1], tonumber(string.match(leases[at], "^%d+")))
       end
     elseif missing > 0 then
-      local from = first(charge)
+      local from = charge[KIND] == "fixed" and -math.huge or charge[START]
       for at = 1, #counter.totals, 2 do
         local begins = counter.totals[at]
         if begins >= from then
@@ -70,9 +70,13 @@ local function hold(leases, expires, begins, amount)
   while at > 1 and leases[at - 3] > expires do
     at = at - 3
   end
-  insert(leases, at, expires)
-  insert(leases, at + 1, begins)
-  insert(leases, at + 2, amount)
+  if at > #leases then -- Nearly always.
+    leases[at], leases[at + 1], leases[at + 2] = expires, begins, amount
+  else
+    insert(leases, at, expires)
+    insert(leases, at + 1, begins)
+    insert(leases, at + 2, amount)
+  end
 end
 
 -- Hold neighbours as one, until the later ends: which leases have ended decides only what counts as used already. Those
