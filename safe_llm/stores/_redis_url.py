@@ -17,8 +17,8 @@ _TIMES: dict[str, Any] = {"socket_connect_timeout": 1.0, "socket_timeout": 2.0}
 """Seconds. Where a server hangs, a call is denied soon."""
 
 _POOL: dict[str, Any] = {"max_connections": 20, "timeout": 1.0}
-"""An operation takes a fraction of a millisecond, so 20 connections serve thousands of calls. When all are busy, the next
-call waits for one for so many seconds."""
+"""An operation takes a fraction of a millisecond, so few connections serve thousands of calls. When all are busy, the
+next call waits for one for so many seconds."""
 
 _EXAMPLE = "One reads like redis://user:password@host:6379/0; RedisQuotaStore.from_url tells them all."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -380,3 +381,12 @@ def test_the_stores_are_public_and_unknown_names_are_not() -> None:
     assert safe_llm.RedisQuotaStore is RedisQuotaStore
     with pytest.raises(AttributeError, match="RedditQuotaStore"):
         _ = safe_llm.RedditQuotaStore
+
+
+def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an optional package."""
+    for name in ("safe_llm.stores.redis", "safe_llm.stores._redis_url"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ConfigurationError, match=r"RedisQuotaStore needs the package redis.*safe-llm\[redis\]"):
+        open_store("redis://localhost")

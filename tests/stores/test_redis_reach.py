@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
@@ -48,6 +49,12 @@ def in_flight(limit: int = 1_000_000) -> Charge:
 
 def of_minute(limit: int = 1_000_000) -> Charge:
     return Charge("minute", 1, limit, "sliding", NOW - 3_600, NOW + 60)
+
+
+def patient(url: str, **options: int) -> str:
+    """The URL with time for a machine that is busy with other tests."""
+    waits = {"socket_connect_timeout": 20, "socket_timeout": 20, "timeout": 20, **options}
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(waits)}"
 
 
 def taken(store: RedisQuotaStore, *charges: Charge) -> Reservation:
@@ -86,7 +93,7 @@ def number_of(child: tuple[int, int]) -> int | None:
 
 def admitted(url: str, namespace: str) -> int:
     """Of 500 attempts, of one call each, those that a cap of 700 admits."""
-    store, mine = RedisQuotaStore(url, namespace=namespace), 0
+    store, mine = RedisQuotaStore(patient(url), namespace=namespace), 0
     for _ in range(500):
         answer = store.reserve(uuid4().hex, [of_day(limit=700), in_flight(), of_minute()], 30)
         if isinstance(answer, Reservation):
@@ -145,7 +152,7 @@ def test_a_store_survives_a_fork(redis_url: str) -> None:
 
 def test_an_async_store_serves_two_event_loops_at_once(redis_url: str) -> None:
     """Over connections of their own, and once more on a third loop after they have ended."""
-    store, charge, admitted = AsyncRedisQuotaStore(redis_url, namespace=uuid4().hex), of_day(limit=150), []
+    store, charge, admitted = AsyncRedisQuotaStore(patient(redis_url), namespace=uuid4().hex), of_day(limit=150), []
 
     async def one() -> None:
         answer = await store.reserve(uuid4().hex, [charge], 30)
@@ -174,8 +181,7 @@ def test_an_async_store_serves_two_event_loops_at_once(redis_url: str) -> None:
 
 def test_more_tasks_than_connections_wait_for_one(redis_url: str) -> None:
     """They neither fail nor open one each."""
-    separator = "&" if "?" in redis_url else "?"
-    store = AsyncRedisQuotaStore(f"{redis_url}{separator}max_connections=5&timeout=20", namespace=uuid4().hex)
+    store = AsyncRedisQuotaStore(patient(redis_url, max_connections=5), namespace=uuid4().hex)
 
     async def use() -> list[Any]:
         answers = await asyncio.gather(*[store.reserve(str(number), [of_day()], 30) for number in range(300)])
