@@ -8,6 +8,8 @@
     client.chat.completions.create(model="gpt-4o-mini", messages=[...], user_id="u1", feature="chat_support")
 """
 
+from typing import TYPE_CHECKING
+
 from .client import AsyncSafeAzureOpenAI, AsyncSafeOpenAI, SafeAzureOpenAI, SafeOpenAI
 from .errors import (
     BudgetExceededError,
@@ -39,6 +41,7 @@ from .stores import (
     open_async_store,
     open_store,
 )
+from .stores import __getattr__ as __getattr__
 from .types import (
     Alert,
     Charge,
@@ -58,11 +61,15 @@ from .types import (
     UsageRecord,
 )
 
+if TYPE_CHECKING:
+    from .stores import AsyncRedisQuotaStore, RedisQuotaStore
+
 __version__ = "0.1.0"
 
 __all__ = [
     "Alert",
     "AsyncQuotaStore",
+    "AsyncRedisQuotaStore",
     "AsyncSafeAzureOpenAI",
     "AsyncSafeOpenAI",
     "BudgetExceededError",
@@ -95,6 +102,7 @@ __all__ = [
     "QuotaStore",
     "Quote",
     "RateLimitExceededError",
+    "RedisQuotaStore",
     "Refusal",
     "Reservation",
     "RouteBlockedError",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..types import Charge, Refusal, Reservation, Tally
@@ -16,13 +16,18 @@ from .base import AsyncQuotaStore, AwaitableQuotaStore, QuotaStore
 from .keyvalue import KeyValueQuotaStore
 from .memory import MemoryQuotaStore
 
+if TYPE_CHECKING:
+    from .redis import AsyncRedisQuotaStore, RedisQuotaStore
+
 __all__ = [
     "AsyncQuotaStore",
+    "AsyncRedisQuotaStore",
     "AwaitableQuotaStore",
     "Charge",
     "KeyValueQuotaStore",
     "MemoryQuotaStore",
     "QuotaStore",
+    "RedisQuotaStore",
     "Refusal",
     "Reservation",
     "Tally",
@@ -33,7 +38,20 @@ __all__ = [
 # Scheme: module, class, and the class's async twin if it has one. Imported when first opened: drivers are optional.
 _STORES: dict[str, tuple[str, str, str | None]] = {
     "memory": ("memory", "MemoryQuotaStore", None),
+    "redis": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
+    "rediss": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
+    "redis+sentinel": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
+    "rediss+sentinel": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
 }
+
+# Class: module. Imported when the name is first used, for the same reason.
+_LAZY = {name: module for module, *names in _STORES.values() for name in names if name and name not in globals()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _load(_LAZY[name], name)
 
 
 def open_store(url: str) -> QuotaStore:
@@ -71,4 +89,9 @@ def _find(url: str) -> tuple[str, str, str | None]:
 
 
 def _load(module: str, name: str) -> Any:
-    return getattr(import_module(f".{module}", __name__), name)
+    try:
+        return getattr(import_module(f".{module}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f'{name} needs the package {error.name}, which is not installed: pip install "safe-llm[{module}]"'
+        ) from error
