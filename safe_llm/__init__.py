@@ -8,6 +8,9 @@
     client.chat.completions.create(model="gpt-4o-mini", messages=[...], user_id="u1", feature="chat_support")
 """
 
+from typing import TYPE_CHECKING, Any
+
+from . import stores
 from .client import AsyncSafeAzureOpenAI, AsyncSafeOpenAI, SafeAzureOpenAI, SafeOpenAI
 from .errors import (
     BudgetExceededError,
@@ -58,10 +61,14 @@ from .types import (
     UsageRecord,
 )
 
+if TYPE_CHECKING:
+    from .stores import AsyncPostgresQuotaStore, PostgresQuotaStore
+
 __version__ = "0.1.0"
 
 __all__ = [
     "Alert",
+    "AsyncPostgresQuotaStore",
     "AsyncQuotaStore",
     "AsyncSafeAzureOpenAI",
     "AsyncSafeOpenAI",
@@ -92,6 +99,7 @@ __all__ = [
     "Part",
     "Plan",
     "Policy",
+    "PostgresQuotaStore",
     "QuotaStore",
     "Quote",
     "RateLimitExceededError",
@@ -112,3 +120,10 @@ __all__ = [
     "open_async_store",
     "open_store",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A store is imported when it is first asked for: `stores` knows which.
+    if name in __all__:
+        return getattr(stores, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

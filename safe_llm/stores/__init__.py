@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..types import Charge, Refusal, Reservation, Tally
@@ -16,12 +16,17 @@ from .base import AsyncQuotaStore, AwaitableQuotaStore, QuotaStore
 from .keyvalue import KeyValueQuotaStore
 from .memory import MemoryQuotaStore
 
+if TYPE_CHECKING:
+    from .postgres import AsyncPostgresQuotaStore, PostgresQuotaStore
+
 __all__ = [
+    "AsyncPostgresQuotaStore",
     "AsyncQuotaStore",
     "AwaitableQuotaStore",
     "Charge",
     "KeyValueQuotaStore",
     "MemoryQuotaStore",
+    "PostgresQuotaStore",
     "QuotaStore",
     "Refusal",
     "Reservation",
@@ -33,7 +38,18 @@ __all__ = [
 # Scheme: module, class, and the class's async twin if it has one. Imported when first opened: drivers are optional.
 _STORES: dict[str, tuple[str, str, str | None]] = {
     "memory": ("memory", "MemoryQuotaStore", None),
+    "postgresql": ("postgres", "PostgresQuotaStore", "AsyncPostgresQuotaStore"),
+    "postgres": ("postgres", "PostgresQuotaStore", "AsyncPostgresQuotaStore"),
 }
+
+# Name: module. Imported when first asked for.
+_LATER = {"AsyncPostgresQuotaStore": "postgres", "PostgresQuotaStore": "postgres"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return _load(_LATER[name], name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open_store(url: str) -> QuotaStore:
