@@ -32,7 +32,7 @@ class OverdueError(psycopg.OperationalError):
 def _in_time(gen: Generator[Any, Any, T], connection: Any) -> Generator[Any, Any, T]:
     """What `gen` does; or, when the time of the connection is up, its end, and OverdueError.
 
-    psycopg waits without an end for a server that hangs, but wakes its generator ten times a second, with nothing.
+    psycopg waits without an end for a server that hangs, but since 3.3 wakes its generator ten times a second meanwhile.
     """
     ends = monotonic() + connection.patience
     try:
@@ -68,6 +68,24 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
         return await super().wait(_in_time(gen, self), *args, **kwargs)
 
 
+class PooledAsyncConnection(AsyncConnection):
+    """One that a worker of a pool makes.
+
+    A worker takes being cancelled for an attempt that failed, and lives on; an event loop that is about to end would
+    wait for it forever. Cancelled once more, it ends.
+    """
+
+    @classmethod
+    async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().connect(*args, **kwargs)
+        except asyncio.CancelledError:
+            worker = asyncio.current_task()
+            assert worker is not None
+            worker.cancel()
+            raise
+
+
 @dataclass(slots=True)
 class _Home:
     """What one process, or one event loop in it, has open."""
@@ -92,6 +110,7 @@ class Database:
     """
 
     connection_class: ClassVar[Any] = Connection
+    pooled_class: ClassVar[Any] = Connection
     pool_class: ClassVar[Any] = psycopg_pool.ConnectionPool
     lock_class: ClassVar[Any] = threading.Lock
 
@@ -136,6 +155,9 @@ class Database:
             connection = None
             try:
                 connection = yield pool.getconn(self._timeout)
+                if connection.patience == inf:
+                    connection.patience = self._timeout + SLACK
+                    yield connection.execute(self._settings)
                 cursor = yield connection.execute(statement, arguments, prepare=True)
                 (answer,) = yield cursor.fetchone()
                 return answer
@@ -183,8 +205,7 @@ class Database:
                     yield connection.close()
                 pool = self.pool_class(
                     kwargs=self._parameters,
-                    connection_class=self.connection_class,
-                    configure=lambda connection: self.drive(self._configure(connection)),
+                    connection_class=self.pooled_class,
                     min_size=1,
                     max_size=self._max_connections,
                     num_workers=1,
@@ -192,15 +213,16 @@ class Database:
                     open=False,
                     name="safe_llm",
                 )
-                yield pool.open()
+                try:
+                    # With a connection to begin with, it need not grow at once.
+                    yield pool.open(wait=True, timeout=self._timeout)
+                except BaseException:
+                    yield pool.close(SLACK)
+                    raise
                 home.pool = pool
             return home.pool
         finally:
             home.lock.release()
-
-    def _configure(self, connection: Any) -> Flow[None]:
-        connection.patience = self._timeout + SLACK
-        yield connection.execute(self._settings)
 
     def _discard(self, home: _Home, pool: Any) -> Flow[None]:
         if home.pool is pool:
@@ -218,6 +240,7 @@ class AsyncDatabase(Database):
     """As `Database`, on an event loop."""
 
     connection_class = AsyncConnection
+    pooled_class = PooledAsyncConnection
     pool_class = psycopg_pool.AsyncConnectionPool
     lock_class = asyncio.Lock
 

@@ -155,7 +155,7 @@ class PostgresQuotaStore(_PostgresStore):
     It makes its tables and functions at the first use, in a schema of their own. Each operation is one call of one
     function, so one round trip and one transaction. Old windows and reservations are deleted on the way. An operation
     whose connection breaks is tried once more; what is known by its id is not done twice. A store survives a fork, and
-    its async twin serves several event loops.
+    its async twin serves several event loops. Behind a pooler such as PgBouncer it needs session pooling.
 
     Leases follow `clock`, or the clock of the client where it was given one; otherwise the server's, which spares
     machines whose clocks differ. Do not mix: all processes that share the tables use the one or the other.

@@ -376,6 +376,24 @@ def test_an_async_store_serves_one_event_loop_after_another_and_two_at_once(url:
     reader.close()
 
 
+def test_an_event_loop_that_ends_while_connections_are_being_made_ends(url: str, schema: str) -> None:
+    """A program that forgets to close its client is not kept from leaving."""
+    store = AsyncPostgresQuotaStore(url, schema=schema)
+
+    async def leave(steps: int) -> None:
+        await store.peek([])
+        calls = [asyncio.create_task(store.peek([fixed()])) for _ in range(3)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        assert not any(call.done() and call.exception() for call in calls)
+
+    for steps in range(1, 25):
+        thread = threading.Thread(target=lambda steps=steps: asyncio.run(leave(steps)), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_fifty_tasks_share_a_cap_to_the_last_unit(url: str, schema: str) -> None:
     """More tasks than connections; one that is cancelled leaves the others theirs."""
 
@@ -699,4 +717,3 @@ def test_a_client_counts_in_postgres(url: str, schema: str, client: Any) -> None
         with pytest.raises(RateLimitExceededError):
             asyncio.run(call(server))
         assert server.count == 2
-    assert threading.active_count() < 20
