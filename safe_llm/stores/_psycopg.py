@@ -32,7 +32,7 @@ class OverdueError(psycopg.OperationalError):
 def _in_time(gen: Generator[Any, Any, T], connection: Any) -> Generator[Any, Any, T]:
     """What `gen` does; or, when the time of the connection is up, its end, and OverdueError.
 
-    psycopg waits without an end for a server that hangs, but since 3.3 wakes its generator ten times a second meanwhile.
+    psycopg waits without an end for a server that hangs, but since 3.3 it wakes its generator ten times a second.
     """
     ends = monotonic() + connection.patience
     try:

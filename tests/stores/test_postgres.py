@@ -582,7 +582,7 @@ def test_what_takes_nothing_leaves_no_row(url: str, schema: str, store: Postgres
         assert isinstance(store.reserve(uuid4().hex, [charge, charge._replace(limit=0)], 30), Refusal)
         store.peek([charge])
     store.settle(taken(store, in_flight()), [0])
-    assert rows(url, schema) == 0
+    assert (rows(url, schema), rows(url, schema, "in_flight")) == (0, 0)
     assert rows(url, schema, "reservations") == 4
 
 
@@ -606,6 +606,7 @@ def test_tables_stay_bounded(url: str, schema: str, store: PostgresQuotaStore) -
             most = [max(most[0], rows(url, schema)), max(most[1], rows(url, schema, "reservations"))]
     assert most[0] < 1_000
     assert most[1] < 700
+    assert rows(url, schema, "in_flight") <= 1
 
 
 @pytest.mark.parametrize("off", [-1_000 * DAY, 1_000 * DAY])

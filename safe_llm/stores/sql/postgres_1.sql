@@ -44,6 +44,15 @@ create table {schema}.reservations (
     amounts bigint[] not null
 );
 
+-- The open leases of each counter of calls in flight: whoever is refused by it is told when the next one ends.
+create table {schema}.in_flight (
+    counter uuid not null,
+    id uuid not null, -- of the reservation
+    ends double precision not null,
+    amount bigint not null,
+    primary key (counter, id)
+);
+
 create index reservations_open on {schema}.reservations (due) where not ended and settled is null;
 create index reservations_done on {schema}.reservations (due) where ended or settled is not null;
 
@@ -96,6 +105,7 @@ $$;
 -- Settles the leases that have ended: calls in flight are given back, other amounts become used.
 create function {schema}.end_leases(p_now double precision) returns void language plpgsql as $$
 declare
+    v_ids uuid[];
     v_counters uuid[];
     v_begins bigint[];
     v_overs bigint[];
@@ -111,14 +121,16 @@ begin
                 select max(over) from unnest(overs, amounts) as c (over, amount) where amount > 0
             ))
         where not ended and settled is null and due <= p_now
-        returning counters, begins, overs, amounts
+        returning id, counters, begins, overs, amounts
     )
-    select array_agg(c.counter), array_agg(c.begins), array_agg(c.over), array_agg(c.amount)
-    into v_counters, v_begins, v_overs, v_amounts
+    select array_agg(e.id), array_agg(c.counter), array_agg(c.begins), array_agg(c.over), array_agg(c.amount)
+    into v_ids, v_counters, v_begins, v_overs, v_amounts
     from
         ended as e,
         unnest(e.counters, e.begins, e.overs, e.amounts) as c (counter, begins, over, amount);
     perform {schema}.move(v_counters, v_begins, v_overs, v_amounts, v_amounts, false);
+    delete from {schema}.in_flight as f using unnest(v_counters, v_ids) as c (counter, id)
+    where f.counter = c.counter and f.id = c.id;
 end
 $$;
 
@@ -198,6 +210,11 @@ begin
             where amount > 0 -- Nothing taken leaves no trace: switches are looked at by every call.
             group by counter, begins, over
             on conflict (counter, begins) do update set held = c.held + excluded.held;
+            insert into {schema}.in_flight
+            select counter, p_id, v_now + p_ttl, sum(amount)
+            from unnest(p_counters, p_overs, p_amounts) as p (counter, over, amount)
+            where over = 0 and amount > 0
+            group by counter;
             if random() < 0.02 then
                 perform {schema}.sweep(v_now, (select max(begins) from unnest(p_begins) as p (begins)));
             end if;
@@ -242,9 +259,9 @@ begin
         );
     end if;
     return (
-        select json_agg(json_build_array(r.ends, c.amount) order by r.ends)
-        from {schema}.reservations as r, unnest(r.counters, r.amounts) as c (counter, amount)
-        where not r.ended and r.settled is null and c.counter = p_counter
+        select json_agg(json_build_array(ends, amount) order by ends)
+        from {schema}.in_flight
+        where counter = p_counter
     );
 end
 $$;
@@ -275,6 +292,8 @@ begin
         return false;
     end if;
     perform {schema}.move(v_counters, v_begins, v_overs, v_amounts, p_actual, v_ended);
+    delete from {schema}.in_flight as f using unnest(v_counters, v_overs) as c (counter, over)
+    where c.over = 0 and f.counter = c.counter and f.id = p_id;
     return true;
 end
 $$;
