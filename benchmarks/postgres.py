@@ -6,6 +6,7 @@ python -m benchmarks.postgres postgresql://user@host/database
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def server() -> Iterator[str]:
 
         with pgserver.get_server(f"{folder}/data") as running:
             yield running.get_uri()
+        atexit.unregister(running._cleanup)  # which would make its folder anew
 
 
 def turns(url: str) -> list[tuple[float, float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ class PostgresServer:
     def stop(self) -> None:
         """Break all connections, and stop."""
         self._server.cleanup()
+        atexit.unregister(self._server._cleanup)  # which would make its folder anew
 
     def remove(self) -> None:
         self.stop()

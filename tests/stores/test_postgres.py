@@ -42,6 +42,8 @@ from safe_llm.testing.conformance import QuotaStoreConformance
 
 DAY = 86_400
 NOW = 1_800_000_000
+PATIENT = 20.0
+"""Seconds: on a busy machine an operation may take longer than it should."""
 
 forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -70,7 +72,7 @@ def schema(url: str) -> Iterator[str]:
 
 @pytest.fixture
 def store(url: str, schema: str) -> Iterator[PostgresQuotaStore]:
-    store = PostgresQuotaStore(url, schema=schema)
+    store = PostgresQuotaStore(url, schema=schema, timeout=PATIENT)
     yield store
     store.close()
 
@@ -98,12 +100,12 @@ class TestPostgresQuotaStore(QuotaStoreConformance):
         self.url, self.schema = url, schema
 
     def make_store(self) -> Any:
-        return PostgresQuotaStore(self.url, schema=self.schema)
+        return PostgresQuotaStore(self.url, schema=self.schema, timeout=PATIENT)
 
 
 class TestAsyncPostgresQuotaStore(TestPostgresQuotaStore):
     def make_store(self) -> Any:
-        return AsyncPostgresQuotaStore(self.url, schema=self.schema)
+        return AsyncPostgresQuotaStore(self.url, schema=self.schema, timeout=PATIENT)
 
 
 def charges_at(now: float, amounts: Sequence[int], name: str) -> list[Charge]:
@@ -306,7 +308,7 @@ def test_four_processes_that_start_at_once_make_the_tables_once(url: str, schema
 
 def test_calls_that_share_counters_in_any_order_do_not_deadlock(url: str, schema: str) -> None:
     """Eight threads over the same four limits, shuffled, while leases end and old rows are swept away."""
-    stores = [PostgresQuotaStore(url, schema=schema, timeout=20) for _ in range(2)]
+    stores = [PostgresQuotaStore(url, schema=schema, timeout=PATIENT) for _ in range(2)]
     keys = ["a", "b", "c", "d"]
 
     def work(thread: int) -> int:
@@ -529,6 +531,34 @@ def test_a_server_that_is_slow_ends_the_operation_itself(url: str, schema: str, 
     assert isinstance(store.reserve("id", [fixed()], 30), Reservation)
 
 
+def error_of(store: Any) -> str:
+    """The name of what a look at it raises."""
+    with pytest.raises(psycopg.Error) as caught:
+        store.peek([fixed()])
+    return type(caught.value).__name__
+
+
+def test_more_calls_than_connections_wait_no_longer_than_an_operation_may_take(url: str, schema: str) -> None:
+    """The others have failed by then, too; afterwards the same connection serves."""
+    store = PostgresQuotaStore(url, schema=schema, timeout=0.3, max_connections=1)
+    store.peek([])
+    with psycopg.connect(url) as other, ThreadPoolExecutor(4) as pool:
+        other.execute(f"select pg_advisory_xact_lock('{schema}.counters'::regclass::bigint)")
+        assert {"QueryCanceled", "PoolTimeout"} == set(pool.map(error_of, [store] * 4))
+    assert store.peek([fixed()]) == [Tally(0, 0)]
+    store.close()
+
+
+def test_calls_do_not_queue_up_before_a_port_that_says_nothing() -> None:
+    """One attempts to connect, and the others wait for that no longer than for anything else."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(4) as pool:
+        store = PostgresQuotaStore(f"postgresql://user@127.0.0.1:{listener.getsockname()[1]}/db", timeout=0.2)
+        began = time.monotonic()
+        errors = sorted(pool.map(error_of, [store] * 4))
+        assert errors == ["ConnectionTimeout", "PoolTimeout", "PoolTimeout", "PoolTimeout"]
+        assert time.monotonic() - began < 4
+
+
 def test_a_port_where_nobody_listens_is_an_error_at_once_without_the_password(
     driven: Callable[..., Driven], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -653,9 +683,11 @@ def setting(store: PostgresQuotaStore, name: str) -> str:
     return value
 
 
-def test_commits_are_asynchronous_by_default_and_operations_short(store: PostgresQuotaStore) -> None:
+def test_commits_are_asynchronous_by_default_and_operations_short(url: str, schema: str) -> None:
     """Two seconds at most."""
+    store = PostgresQuotaStore(url, schema=schema)
     assert (setting(store, "synchronous_commit"), setting(store, "statement_timeout")) == ("off", "2s")
+    store.close()
 
 
 @pytest.mark.parametrize("open", [open_store, open_async_store])
