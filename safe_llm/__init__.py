@@ -62,12 +62,13 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .stores import AsyncRedisQuotaStore, RedisQuotaStore
+    from .stores import AsyncPostgresQuotaStore, AsyncRedisQuotaStore, PostgresQuotaStore, RedisQuotaStore
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Alert",
+    "AsyncPostgresQuotaStore",
     "AsyncQuotaStore",
     "AsyncRedisQuotaStore",
     "AsyncSafeAzureOpenAI",
@@ -99,6 +100,7 @@ __all__ = [
     "Part",
     "Plan",
     "Policy",
+    "PostgresQuotaStore",
     "QuotaStore",
     "Quote",
     "RateLimitExceededError",

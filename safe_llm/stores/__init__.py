@@ -17,15 +17,18 @@ from .keyvalue import KeyValueQuotaStore
 from .memory import MemoryQuotaStore
 
 if TYPE_CHECKING:
+    from .postgres import AsyncPostgresQuotaStore, PostgresQuotaStore
     from .redis import AsyncRedisQuotaStore, RedisQuotaStore
 
 __all__ = [
+    "AsyncPostgresQuotaStore",
     "AsyncQuotaStore",
     "AsyncRedisQuotaStore",
     "AwaitableQuotaStore",
     "Charge",
     "KeyValueQuotaStore",
     "MemoryQuotaStore",
+    "PostgresQuotaStore",
     "QuotaStore",
     "RedisQuotaStore",
     "Refusal",
@@ -42,6 +45,8 @@ _STORES: dict[str, tuple[str, str, str | None]] = {
     "rediss": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
     "redis+sentinel": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
     "rediss+sentinel": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
+    "postgresql": ("postgres", "PostgresQuotaStore", "AsyncPostgresQuotaStore"),
+    "postgres": ("postgres", "PostgresQuotaStore", "AsyncPostgresQuotaStore"),
 }
 
 # Class: module. Imported when the name is first used, for the same reason.
