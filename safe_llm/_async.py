@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import inquiry
-from ._shell import Shell, call_of, is_async, switch_values
+from ._shell import LAST_SECONDS, Shell, call_of, is_async, switch_values
 from ._streams import metered
 from ._transport import Sending, sending
 from .deadline import within
@@ -29,7 +29,7 @@ from .effects import (
 )
 from .identity import claim_of
 from .stores import open_async_store
-from .types import Finding, LimitStatus, LocalReservation, Outcome, Quote, Refusal, Reservation
+from .types import Finding, LimitStatus, Outcome, Quote, Refusal, Reservation
 
 Transmit = Callable[[dict[str, Any]], Awaitable[Any]]
 """Sends a body by the SDK's own means."""
@@ -107,9 +107,12 @@ class AsyncGuard(Shell):
         return await self.run(inquiry.quote(self.core, call_of(endpoint, arguments, claim)))
 
     async def close(self, *, store: bool = True) -> None:
-        """Deliver what the sinks still wait for, and close the store if the client opened it."""
+        """Deliver what the store and the sinks still wait for, and close the store if the client opened it."""
+        if self._awaits_store:
+            await self._deliver_last_from_loop()
         await asyncio.to_thread(self._dispatcher.close)
         if store and self._owns_store:
+            self._give_up()
             closed = self._store.close()
             if inspect.isawaitable(closed):
                 await closed
@@ -145,27 +148,65 @@ class AsyncGuard(Shell):
         return self._now(effect)
 
     async def _ask_store(self, effect: Reserve | Settle | Peek) -> Any:
-        store: Any = self._store
-        if not is_async(store.reserve):
-            return await _insist(asyncio.to_thread(self._now, effect), self._give_back)
+        undo = self._give_back if type(effect) is Reserve else None
+        if not self._awaits_store:
+            return await _insist(asyncio.to_thread(self._now, effect), undo)
+        if not self._link.asks(effect):
+            return self._instead(effect)
+        asking = self._asked(effect)
+        return await (asking if type(effect) is Peek else _insist(asking, undo))
+
+    async def _asked(self, effect: Effect) -> Any:
         try:
-            match effect:
-                case Reserve(id, charges, ttl):
-                    return await _insist(store.reserve(id, charges, ttl), self._give_back)
-                case Settle(LocalReservation() as reservation, actual):
-                    return self._local.settle(reservation, actual)
-                case Settle(reservation, actual):
-                    return await _insist(store.settle(reservation, actual))
-                case Peek(charges):
-                    return await store.peek(charges)
+            answer = await self._at_store(effect)
         except Exception as error:
-            match effect:
-                case Reserve(id, charges, ttl):
-                    return self._reserve_locally(error, id, charges, ttl)
-                case Settle():
-                    self._lost(error)
-                    return False
-            raise self._unreadable(error) from error
+            return self._instead(effect, error)
+        self._answered()
+        return answer
+
+    @property
+    def _awaits_store(self) -> bool:
+        return is_async(self._store.reserve)
+
+    async def _await_store(self, effect: Effect) -> Any:
+        return await self._at_store(effect)
+
+    def _deliver_soon(self) -> None:
+        if not self._awaits_store:
+            super()._deliver_soon()
+        elif self._link.delivering is None:
+            self._link.delivering = _keep(asyncio.get_running_loop(), self._deliver_from_loop())
+
+    async def _deliver_from_loop(self) -> None:
+        """Try until nothing is owed any more, or this loop ends; the next call on another one goes on with it."""
+        import tenacity
+
+        async def delivered() -> bool:
+            while self._link.tries() and await drive_async(self._link.deliver(), self._await_store):
+                pass
+            return self._link.rest()
+
+        undelivered = tenacity.retry_if_result(lambda done: not done)
+        pause: Any = self._pause
+        try:
+            await tenacity.AsyncRetrying(retry=undelivered, wait=pause)(delivered)
+        finally:
+            if self._link.delivering is asyncio.current_task():
+                self._link.delivering = None
+
+    async def _deliver_last_from_loop(self) -> None:
+        delivering = self._link.delivering
+        if isinstance(delivering, asyncio.Task) and delivering.get_loop() is asyncio.get_running_loop():
+            delivering.cancel()  # it may be in the middle of a pause
+            await asyncio.wait([delivering])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                while await drive_async(self._link.deliver(), self._await_store):
+                    pass
+
+    def _deliver_last(self, seconds: float) -> None:
+        if not self._awaits_store:  # else it takes a loop, which only `close` has
+            super()._deliver_last(seconds)
 
     async def _give_back(self, answer: Reservation | Refusal) -> None:
         """A reservation that came after its caller was cancelled is settled at nothing."""
@@ -254,7 +295,8 @@ def _start(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> N
 _running: set[asyncio.Task[Any]] = set()
 
 
-def _keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> None:
+def _keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     task = loop.create_task(work)
     _running.add(task)
     task.add_done_callback(_running.discard)
+    return task

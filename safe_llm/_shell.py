@@ -8,7 +8,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from functools import cache
@@ -17,16 +18,18 @@ from urllib.parse import parse_qsl, urlsplit
 
 from openai._types import NotGiven, Omit
 
+from ._outage import StoreLink
 from ._transport import sending
 from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Reserve, Settle, drive
 from .endpoints import ENDPOINTS, Route, Unguarded, classify
-from .errors import ConfigurationError, StoreUnavailableError
+from .errors import ConfigurationError
 from .guard import Guard
 from .identity import NOTHING, Claim, claim_of, current
 from .policy import Policy
 from .sinks import Dispatcher, LoggingSink
-from .stores import AwaitableQuotaStore, MemoryQuotaStore
-from .types import Call, Charge, Clock, Event, LocalReservation, Refusal, Reservation, Tally, Upload
+from .sinks.base import Worker
+from .stores import AwaitableQuotaStore
+from .types import Call, Clock, Event, Upload
 
 log = logging.getLogger("safe_llm")
 
@@ -42,6 +45,10 @@ class Carried(NamedTuple):
     """What the call's own arguments say."""
     context: Claim
     """What `identify` said where the call was made."""
+
+
+LAST_SECONDS = 3.0
+"""How long closing, or a normal exit, goes on delivering what is owed to the store."""
 
 
 class SystemClock:
@@ -77,19 +84,19 @@ class Shell:
         self._dispatcher = dispatcher
         self._plan_for = plan_for
         self._owns_store = owns_store
-        self._local = MemoryQuotaStore(clock=core.clock.time)
+        allows = core.policy.on_store_error == "allow"
+        self._link = StoreLink(allows=allows, clock=core.clock, emit=self._emit)
+        self._deliverer = Worker("safe_llm deliverer")
         self._claim = NOTHING
-        self._warned = False
         self._ways: dict[type, Callable[..., Any]] = {
-            Reserve: self._reserve,
-            Settle: self._settle,
-            Peek: self._peek,
             Emit: self._emit,
             FindPlan: self._found_plan,
             Compute: lambda function: function(),
             Inspect: lambda check, content: tuple(check.inspect(content)),
             Complete: lambda flow, _waits: drive(flow, self._now),
         }
+        dispatcher.before_close = self._deliver_last
+        _shells.add(self)
 
     @property
     def blocking(self) -> bool:
@@ -115,7 +122,8 @@ class Shell:
 
     def _now(self, effect: Effect) -> Any:
         """Do an effect at once, in this thread."""
-        return self._ways[type(effect)](*effect)
+        way = self._ways.get(type(effect))
+        return self._ask(effect) if way is None else way(*effect)
 
     def _emit(self, event: Event) -> None:
         with self._occupied():
@@ -127,60 +135,86 @@ class Shell:
         user = identity.user
         return self._plan_for.get(user) if isinstance(self._plan_for, Mapping) else self._plan_for(user)
 
-    def _reserve(self, id: str, charges: Sequence[Charge], ttl: float) -> Reservation | Refusal:
+    # The store --------------------------------------------------------------------------------------------------------
+
+    def _ask(self, effect: Effect) -> Any:
+        """Ask the store, or what stands in for it."""
+        with self._occupied():
+            if not self._link.asks(effect):
+                return self._instead(effect)
+            try:
+                answer = self._at_store(effect)
+            except Exception as error:
+                return self._instead(effect, error)
+            self._answered()
+            return answer
+
+    def _at_store(self, effect: Effect) -> Any:
+        match effect:
+            case Reserve(id, charges, ttl):
+                return self._store.reserve(id, charges, ttl)
+            case Settle(reservation, actual):
+                return self._store.settle(reservation, actual)
+        assert isinstance(effect, Peek)
+        return self._store.peek(effect.charges)
+
+    def _answered(self) -> None:
+        self._link.answered()
+        if self._link.owes:
+            self._deliver_soon()
+
+    def _instead(self, effect: Effect, cause: Exception | None = None) -> Any:
         try:
-            with self._occupied():
-                answer: Reservation | Refusal = self._store.reserve(id, charges, ttl)
-        except Exception as error:
-            return self._reserve_locally(error, id, charges, ttl)
-        return answer
+            return self._link.instead(effect, cause)
+        finally:
+            if self._link.owes:
+                self._deliver_soon()
 
-    def _reserve_locally(
-        self, error: Exception, id: str, charges: Sequence[Charge], ttl: float
-    ) -> Reservation | Refusal:
-        if self.policy.on_store_error == "deny":
-            raise self._unavailable(error) from error
-        answer = self._local.reserve(id, charges, ttl)
-        return LocalReservation(*answer) if isinstance(answer, Reservation) else answer
+    def _deliver_soon(self) -> None:
+        """See to it that somebody delivers what is owed to the store."""
+        if self._link.delivering is None:
+            self._link.delivering = self._deliverer
+            self._deliverer.put(self._deliver)
 
-    def _settle(self, reservation: Reservation, actual: Sequence[int]) -> bool:
+    def _deliver(self) -> None:
+        """Try until nothing is owed any more."""
+        import tenacity
+
+        undelivered = tenacity.retry_if_result(lambda done: not done)
+        pause: Any = self._pause
         try:
-            with self._occupied():
-                store = self._local if isinstance(reservation, LocalReservation) else self._store
-                first: bool = store.settle(reservation, actual)
-        except Exception as error:
-            self._lost(error)
-            return False
-        return first
+            tenacity.Retrying(retry=undelivered, wait=pause)(self._delivered)
+        except Exception as error:  # none of the store's: the link sees to those
+            self._link.delivering = None
+            log.warning("Delivering settlements to the quota store failed with %s.", _name(error))
 
-    def _lost(self, error: Exception) -> None:
-        """A settlement did not reach the store. The call's result is not lost for it; its lease is charged in full."""
-        if not self._warned:
-            self._warned = True
+    def _delivered(self) -> bool:
+        """Deliver what the store takes; whether nothing is left."""
+        while self._link.tries() and self._deliver_one():
+            pass
+        return self._link.rest()
+
+    def _deliver_one(self) -> bool:
+        with self._link.turn, self._occupied():
+            return drive(self._link.deliver(), self._at_store)
+
+    def _pause(self, _: object) -> float:
+        return max(self._link.pause(), 0.01)
+
+    def _deliver_last(self, seconds: float) -> None:
+        """Deliver what the store takes within a few seconds, `seconds` at the most, be it away or not."""
+        ends = time.monotonic() + min(seconds, LAST_SECONDS)
+        while self._link.owes and time.monotonic() < ends and self._deliver_one():
+            pass
+
+    def _give_up(self) -> None:
+        """The store is about to be closed."""
+        if owed := self._link.give_up():
             log.warning(
-                "A settlement did not reach the quota store: %s. What was reserved stays charged.", _name(error)
+                "The quota store is closed, and settlements did not reach it before: %d. What they had reserved stays "
+                "charged; calls that were counted by this process alone are not added.",
+                owed,
             )
-
-    def _peek(self, charges: Sequence[Charge]) -> Sequence[Tally]:
-        try:
-            with self._occupied():
-                tallies: Sequence[Tally] = self._store.peek(charges)
-        except Exception as error:
-            raise self._unreadable(error) from error
-        return tallies
-
-    @staticmethod
-    def _unreadable(error: Exception) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"The quota store failed with {_name(error)} while limits were looked at. Try again when the store is back."
-        )
-
-    @staticmethod
-    def _unavailable(error: Exception) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"The call is denied: the quota store failed with {_name(error)}, and on_store_error is deny. Nothing was "
-            "sent. Try again when the store is back."
-        )
 
     # Endings without a reader -----------------------------------------------------------------------------------------
 
@@ -195,6 +229,18 @@ class Shell:
         else:
             drive(flow, self._now)
 
+
+_shells: weakref.WeakSet[Shell] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for shell in list(_shells):
+        shell._link.renew()
+        shell._deliverer.renew()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_all)
 
 _busy = threading.local()
 """How deep each thread is inside locks of ours: stores and sinks may be shared, so it is not each guard's own."""

@@ -103,9 +103,10 @@ class SyncGuard(Shell):
         return drive(inquiry.quote(self.core, call_of(endpoint, arguments, claim)), self._now)
 
     def close(self, *, store: bool = True) -> None:
-        """Deliver what the sinks still wait for, and close the store if the client opened it."""
+        """Deliver what the store and the sinks still wait for, and close the store if the client opened it."""
         self._dispatcher.close()
         if store and self._owns_store:
+            self._give_up()
             self._store.close()
 
     # What the client calls --------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ where the first one is: a store gives back the charges of an id that it knows, a
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from . import reserving, settling
 from .accounting import Amounts
-from .effects import Flow, emit, peek, reserve, settle
+from .effects import Flow, peek, reserve, settle
 from .errors import StoreUnavailableError
-from .types import Admission, Alert, Charge, Outcome, Reservation
+from .types import Admission, Charge, Outcome, Reservation
 
 if TYPE_CHECKING:
     from .guard import Guard
@@ -45,10 +46,8 @@ def remember(guard: Guard, admission: Admission, response_id: str) -> Flow[None]
     now = guard.clock.time()
     latest = max([reservation.expires, now + _LATEST, *(charge.end for _, charge in admission.made)])
     charges = [_mark(response_id, 1), Charge(f"background/note/{note}", 0, 0, "held", 0, 1)]
-    try:
+    with suppress(StoreUnavailableError):  # whoever found that out has told of it; the bound stays charged
         yield from reserve(_name(response_id), charges, latest - now)
-    except StoreUnavailableError as error:
-        yield from emit(Alert(kind="store_degraded", timestamp=guard.now(), message=error.message))
 
 
 def correct(guard: Guard, admission: Admission, outcome: Outcome) -> Flow[None]:
@@ -56,10 +55,8 @@ def correct(guard: Guard, admission: Admission, outcome: Outcome) -> Flow[None]:
     response_id = admission.corrects
     if response_id is None or outcome.usage is None:
         return
-    try:
+    with suppress(StoreUnavailableError):  # the next retrieval corrects it
         yield from _correct(guard, response_id, outcome)
-    except StoreUnavailableError as error:
-        yield from emit(Alert(kind="store_degraded", timestamp=guard.now(), message=error.message))
 
 
 def _correct(guard: Guard, response_id: str, outcome: Outcome) -> Flow[None]:

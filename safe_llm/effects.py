@@ -43,12 +43,16 @@ class Reserve(NamedTuple):
     id: str
     charges: Sequence[Charge]
     ttl: float
+    local: bool = False
+    """Whether a store of this process may answer while the real one is away: for a call, whose id nobody else uses."""
 
 
 class Peek(NamedTuple):
     """Look at tallies without taking anything."""
 
     charges: Sequence[Charge]
+    local: bool = False
+    """As of `Reserve`: for whoever asks how a call would fare."""
 
 
 class Settle(NamedTuple):
@@ -100,13 +104,13 @@ def compute(function: Callable[[], T]) -> Flow[T]:
     return result
 
 
-def reserve(id: str, charges: Sequence[Charge], ttl: float) -> Flow[Reservation | Refusal]:
-    answer: Reservation | Refusal = yield Reserve(id, charges, ttl)
+def reserve(id: str, charges: Sequence[Charge], ttl: float, *, local: bool = False) -> Flow[Reservation | Refusal]:
+    answer: Reservation | Refusal = yield Reserve(id, charges, ttl, local)
     return answer
 
 
-def peek(charges: Sequence[Charge]) -> Flow[Sequence[Tally]]:
-    tallies: Sequence[Tally] = yield Peek(charges)
+def peek(charges: Sequence[Charge], *, local: bool = False) -> Flow[Sequence[Tally]]:
+    tallies: Sequence[Tally] = yield Peek(charges, local)
     return tallies
 
 

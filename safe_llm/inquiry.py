@@ -44,10 +44,10 @@ def usage(
 def _stands(charge: Charge, window: Window | None) -> Flow[tuple[Tally, datetime | None]]:
     """The tally of a charge, and when the whole limit is free again."""
     if window is None or window.kind == "fixed":
-        tally = (yield from peek([charge]))[0]
+        tally = (yield from peek([charge], local=True))[0]
         return tally, None if window is None else datetime.fromtimestamp(window.end, UTC)
     later = _later(charge)
-    tallies = yield from peek([charge, *later])
+    tallies = yield from peek([charge, *later], local=True)
     free = next((c.end for c, t in zip([charge, *later], tallies, strict=True) if t.used + t.held == 0), later[-1].end)
     size = (charge.end - charge.start) // SLICES
     return tallies[0], datetime.fromtimestamp(free - size, UTC)
@@ -85,7 +85,7 @@ def quote(guard: Guard, call: Call) -> Flow[Quote]:
 
 def _look(charges: Sequence[Charge], now: float) -> Flow[Reservation | Refusal]:
     """What `reserve` would answer, without taking anything."""
-    tallies = yield from peek(charges)
+    tallies = yield from peek(charges, local=True)
     for position, (charge, tally) in enumerate(zip(charges, tallies, strict=True)):
         if tally.used + tally.held + charge.amount > charge.limit:
             wait = yield from _wait(charge, now)
@@ -99,7 +99,7 @@ def _wait(charge: Charge, now: float) -> Flow[float | None]:
     if charge.kind == "fixed":
         return charge.end - now
     later = _later(charge)
-    tallies = yield from peek(later)
+    tallies = yield from peek(later, local=True)
     size = (charge.end - charge.start) // SLICES
     free = (c for c, t in zip(later, tallies, strict=True) if t.used + t.held + charge.amount <= charge.limit)
     return next(free, later[-1]).end - size - now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -88,14 +89,16 @@ def take(guard: Guard, admission: Admission, ask: Ask) -> Flow[None]:
     call = admission.call
     asked_for = call.model, call.body
     gate_is_open = True
-    while True:
+    # Each time by another id: an answer to the one before that got lost is settled at nothing, whatever comes after.
+    for attempt in itertools.count():
         values = accounting.dimensions(admission)
         stops = [] if gate_is_open else switches.matching(values)
         admission.gate = [switches.GATE] if gate_is_open else switches.asked(stops)
         most = Amounts(Usage(admission.input_tokens, admission.output_tokens), admission.cost)
         admission.made = accounting.charges(admission.rules.limits, guard.policy.calendar, now, values, most)
         charges = [*admission.gate, *[charge for _, charge in admission.made]]
-        answer = yield from ask(admission.id, charges, _lease(guard, admission))
+        id = f"{admission.id}/{attempt}" if attempt else admission.id
+        answer = yield from ask(id, charges, _lease(guard, admission))
         if isinstance(answer, Reservation):
             admission.reservation = answer
             admission.degraded = isinstance(answer, LocalReservation)

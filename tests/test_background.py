@@ -197,14 +197,15 @@ class Failing(MemoryQuotaStore):
 async def test_a_store_that_is_away_does_not_lose_the_answer(
     make: Any, server: FakeOpenAI, sink: RecordingSink
 ) -> None:
-    """The bound stays charged, and an alert says so."""
+    """The bound stays charged, an alert says so, and a retrieval corrects it when the store is back."""
     server.always(Reply("Once upon a time", usage=USAGE))
-    store = Failing()
-    client = make(quota_store=store)
+    store, clock = Failing(), FakeClock()
+    client = make(quota_store=store, clock=clock)
     begun = await done(client.responses.create(**ASK))
     store.away = True
     assert (await done(client.responses.retrieve(begun.id))).status == "completed"
     assert [alert.kind for alert in sink.alerts] == ["store_degraded"]
     store.away = False
+    clock.advance(1)
     await done(client.responses.retrieve(begun.id))
     assert await standing(client) == CORRECTED

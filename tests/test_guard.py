@@ -963,11 +963,10 @@ def test_calls_in_flight_have_no_threshold() -> None:
     assert not here.alerts
 
 
-def test_a_store_that_is_away_after_the_call_loses_no_result_and_is_told_of() -> None:
+def test_a_store_that_is_away_after_the_call_loses_no_result() -> None:
     here = world("10 requests/day")
     here.fails["Peek"] = StoreUnavailableError("The store is away.")
     assert here.run(here.guard.run(call())) == "an answer"
-    assert [alert.kind for alert in here.alerts] == ["store_degraded"]
     assert len(here.records) == 1
 
 
@@ -978,7 +977,7 @@ def test_an_alert_that_could_not_be_claimed_is_told_of_at_the_next_call() -> Non
     here.run(here.guard.finish(admission, answered()))
     del here.fails["Reserve"]
     here.run(here.guard.run(call()))
-    assert [alert.kind for alert in here.alerts] == ["store_degraded", "limit_threshold"]
+    assert [alert.kind for alert in here.alerts] == ["limit_threshold"]
 
 
 # Kill switches --------------------------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ class TestAStoreThatFails:
         ]
 
     async def test_does_not_lose_the_answer_of_a_call_that_could_not_be_settled(
-        self, clients: Clients, kind: Any, make: Any, caplog: pytest.LogCaptureFixture
+        self, clients: Clients, kind: Any, make: Any
     ) -> None:
         store = make()
         with FakeOpenAI() as server:
@@ -253,12 +253,11 @@ class TestAStoreThatFails:
             assert answer.choices
             with pytest.raises(StoreUnavailableError):
                 await done(client.guard.usage(user_id="u1"))
-            store.fails = set()
-            assert await held(client) == [1, 1]  # until the lease ends
         assert [record.outcome for record in sink.records] == ["ok"]
-        assert [alert.kind for alert in sink.alerts] == ["store_degraded"]
-        assert "ConnectionError" in caplog.text
-        assert "password" not in caplog.text
+        (alert,) = sink.alerts
+        assert alert.kind == "store_degraded"
+        assert "ConnectionError" in alert.message
+        assert "password" not in alert.message
 
 
 async def test_a_sync_client_refuses_what_it_cannot_wait_for() -> None:

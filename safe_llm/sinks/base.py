@@ -174,6 +174,8 @@ class Dispatcher:
         self._outlets = [_outlet(sink) for sink in sinks]
         self._deferred = Worker("safe_llm deferred")
         self._counting = threading.Lock()
+        self.before_close: Callable[[float], object] | None = None
+        """Called by `close`, and so by a normal exit, with the seconds that it may take. What it emits is delivered."""
         _dispatchers.add(self)
         weakref.finalize(self, _stop, self._workers()).atexit = False
 
@@ -209,6 +211,9 @@ class Dispatcher:
         later is delivered as ever; its sink is then closed again by the next `close`, or at exit.
         """
         deadline = time.monotonic() + timeout
+        if self.before_close is not None:
+            self._call(partial(self.before_close, timeout))
+            timeout = max(deadline - time.monotonic(), 0.0)
         self.flush(timeout)
         for outlet in self._outlets:
             if outlet.worker is None:
