@@ -184,8 +184,8 @@ class StoreLink:
 
     @property
     def owes(self) -> bool:
-        """Whether something is to be delivered."""
-        return bool(self._owed)
+        """Whether something is yet to be delivered."""
+        return bool(self._owed) or self._in_hand > 0
 
     def rest(self) -> bool:
         """Whether nothing is owed; then nobody delivers from here on, until there is something again."""
