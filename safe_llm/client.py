@@ -356,9 +356,9 @@ def _replace_resources() -> None:
 
     def replacing(theirs: Any, name: str) -> Any:
         def resource(client: Any) -> Any:
-            from .resources import ROOTS, facade, without_sockets
+            from .resources import ROOTS, facade, without_keeping, without_sockets
 
-            made = theirs.__get__(client, type(client))
+            made = without_keeping(theirs, client)
             if name in ROOTS:
                 made = facade(made, name)
             return without_sockets(made) if client._sockets_are_closed and name in _SOCKETS else made

@@ -179,7 +179,12 @@ def _below(theirs: Any, name: str, path: str) -> Callable[[Any], Any]:
 
 def _made(theirs: Any, name: str, owner: Any) -> Any:
     """What the SDK's own property makes."""
-    return getattr(theirs, name).__get__(owner, type(owner))
+    return without_keeping(getattr(theirs, name), owner)
+
+
+def without_keeping(theirs: Any, owner: Any) -> Any:
+    """What a property makes, without its being kept where another thread would find it in place of ours."""
+    return theirs.func(owner) if isinstance(theirs, cached_property) else theirs.__get__(owner, type(owner))
 
 
 def _deferring(theirs: Any, methods: list[str], below: set[str]) -> Callable[[Any], Any]:

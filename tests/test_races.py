@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -334,3 +335,22 @@ def test_a_sync_and_an_async_client_on_one_store_share_one_limit(server: FakeOpe
     ended = race(server, {"plans": {"default": {"limits": [sentence]}}}, SafeOpenAI, AsyncSafeOpenAI)
     error = BudgetExceededError if what == "money" else RateLimitExceededError
     assert_fit(server, ended, FIT, error, sentence)
+
+
+def test_threads_that_meet_at_a_fresh_client_all_get_the_guarded_resource() -> None:
+    """None finds the SDK's own, which knows no `user_id`, while another one is making ours."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(50):
+            with SafeOpenAI(api_key="test") as client, ThreadPoolExecutor(8) as threads:
+                start = threading.Barrier(8)
+
+                def first_use(client: SafeOpenAI = client, start: threading.Barrier = start) -> set[str]:
+                    start.wait(10)
+                    return {type(found).__name__ for found in (client.chat, client.chat.completions)}
+
+                found = set().union(*threads.map(lambda use: use(), [first_use] * 8))
+            assert found == {"SafeChat", "SafeCompletions"}
+    finally:
+        sys.setswitchinterval(interval)
