@@ -1,4 +1,4 @@
-"""A real Redis, stopped and started again under load: who passes meanwhile, and that the counters are right after."""
+"""A real Redis or Postgres, stopped and started again under load: who passes meanwhile, and if it adds up after."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from postgres_server import PostgresServer
 
 from benchmarks.servers import RedisServer, redis_server
 from safe_llm import AsyncSafeOpenAI, DeniedError, StoreUnavailableError, UsageRecord
-from safe_llm.testing import FakeOpenAI, RecordingSink, Reply, assert_no_overspend
+from safe_llm.testing import FakeOpenAI, RecordingSink, assert_no_overspend
 
 pytestmark = pytest.mark.anyio
 
@@ -27,6 +28,25 @@ def redis() -> Iterator[RedisServer]:
     """One that forgets nothing of what it has answered, however it ends."""
     with redis_server("--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    pytest.importorskip("pgserver", reason="no Postgres for this machine")
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def backend(request: pytest.FixtureRequest) -> Any:
+    """Has a `url`, and can be stopped and started."""
+    return request.getfixturevalue(request.param)
+
+
+def patient(url: str) -> str:
+    """The URL of a Redis with time for a machine that is busy with other tests: one that is stopped refuses at once."""
+    return f"{url}?socket_connect_timeout=20&socket_timeout=20&timeout=20" if url.startswith("redis:") else url
 
 
 async def done(result: Any) -> Any:
@@ -43,12 +63,12 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 class Load:
     """Two clients, which know nothing of each other as processes do, called 200 times a second together."""
 
-    def __init__(self, kind: Any, redis: RedisServer, provider: FakeOpenAI, limit: int, on_store_error: str) -> None:
+    def __init__(self, kind: Any, backend: Any, provider: FakeOpenAI, limit: int, on_store_error: str) -> None:
         plan = {"limits": [f"{limit} requests/day", "100_000_000 tokens/day", "1_000 concurrent"]}
         policy = {"plans": {"default": plan}, "alert_at_percent": [], "on_store_error": on_store_error}
         self.sinks = [RecordingSink(), RecordingSink()]
         self.clients = [
-            kind(base_url=provider.base_url, api_key="k", quota_store=redis.url, policy=policy, sinks=[sink])
+            kind(base_url=provider.base_url, api_key="k", quota_store=patient(backend.url), policy=policy, sinks=[sink])
             for sink in self.sinks
         ]
         self.threads = ThreadPoolExecutor(16)
@@ -122,17 +142,17 @@ async def assert_made_up_for(load: Load) -> None:
     assert in_flight == (0, 0)
 
 
-async def test_with_deny_no_call_passes_while_redis_is_away(kind: Any, redis: RedisServer) -> None:
+async def test_with_deny_no_call_passes_while_the_store_is_away(kind: Any, backend: Any) -> None:
     with FakeOpenAI() as provider:
-        load = Load(kind, redis, provider, 1_000_000, "deny")
+        load = Load(kind, backend, provider, 1_000_000, "deny")
         async with load.running():
             await until(lambda: provider.count >= 100)
-            await asyncio.to_thread(redis.stop)
+            await asyncio.to_thread(backend.stop)
             before, denied = await quiet(provider), len(load.records()) - len(load.passed())
             await asyncio.sleep(1)
             assert provider.count == before
             assert len(load.records()) - len(load.passed()) > denied + PER_SECOND / 4
-            await asyncio.to_thread(redis.start)
+            await asyncio.to_thread(backend.start)
             await until(lambda: provider.count >= before + 100)
         await load.told(2)
         await assert_made_up_for(load)
@@ -164,19 +184,19 @@ async def test_with_allow_each_process_stays_within_the_limit_by_itself(kind: An
 
 
 @pytest.mark.parametrize("on_store_error", ["deny", "allow"])
-async def test_calls_that_were_in_flight_when_redis_was_killed_are_settled_when_it_is_back(
-    kind: Any, redis: RedisServer, on_store_error: str
+async def test_calls_that_were_in_flight_when_the_store_went_are_settled_when_it_is_back(
+    kind: Any, backend: Any, on_store_error: str
 ) -> None:
-    """They were reserved before. Their answers come meanwhile, and wait for nothing."""
+    """They were reserved before. Their answers are read meanwhile, and wait for nothing."""
     with FakeOpenAI() as provider:
-        provider.always(Reply(delay=0.5))
-        load = Load(kind, redis, provider, 1_000, on_store_error)
-        calls = [asyncio.create_task(load._call(client)) for client in load.clients * 5]
-        await until(lambda: provider.count == 10)
-        await asyncio.to_thread(redis.stop)
-        assert await asyncio.gather(*calls) == [None] * 10
+        load = Load(kind, backend, provider, 1_000, on_store_error)
+        streams = [await done(client.chat.completions.create(**ASK, stream=True)) for client in load.clients * 5]
+        await asyncio.to_thread(backend.stop)
+        for stream in streams:
+            chunks = [chunk async for chunk in stream] if hasattr(stream, "__aiter__") else list(stream)
+            assert chunks
         assert [record.outcome for record in load.records()] == ["ok"] * 10
-        await asyncio.to_thread(redis.start)
+        await asyncio.to_thread(backend.start)
         await load.told(2)
         await assert_made_up_for(load)
         await load.close()
