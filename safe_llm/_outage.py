@@ -24,12 +24,13 @@ SHORTEST, LONGEST = 0.1, 5.0
 """Seconds of the first and the longest pause, each twice the one before."""
 
 ROOM = 100_000
-"""Settlements that may be owed: some 100 MB. The oldest go first; their leases charge what was reserved."""
+"""Settlements that may be owed: some 250 MB. The oldest go first; their leases charge what was reserved."""
 
 STRIKES = 10
 """How often a settlement may fail although the store has answered since, before it is the one that is given up."""
 
 _TTL = 60.0
+"""Seconds of the lease under which calls are added; they are settled at once."""
 
 
 class StoreLink:
@@ -58,7 +59,7 @@ class StoreLink:
         self._away = False
         self._error = ""  # its class
         self._pauses = 0
-        self._asks_at = 0.0
+        self._asks_at = 0.0  # monotonic seconds at which the pause is over
         self._began: float | None = None  # the outage that has been told of, until its end has been told of, too
         self._owed: deque[tuple[Settle, int]] = deque()  # and their strikes
         self._in_hand = 0  # of those owed, what is being delivered
@@ -116,8 +117,10 @@ class StoreLink:
             self.failed(cause)
         match effect:
             case Settle(LocalReservation() as reservation, actual):
-                if any(actual):
-                    self._owe(reservation, actual)
+                if used := [
+                    (charge, amount) for charge, amount in zip(reservation.charges, actual, strict=True) if amount
+                ]:
+                    self._owe(reservation._replace(charges=tuple(c for c, _ in used)), [amount for _, amount in used])
                 return self._local.settle(reservation, actual)
             case Settle(reservation, actual):
                 self._owe(reservation, actual)
@@ -133,13 +136,12 @@ class StoreLink:
         raise self._unavailable(isinstance(effect, Reserve) and effect.local) from cause
 
     def _unavailable(self, call: bool) -> StoreUnavailableError:
-        failed = f"the quota store failed with {self._error}"
         if call:
             return StoreUnavailableError(
-                f"The call is denied: {failed}, and on_store_error is deny. Nothing was sent. Try again when the store "
-                "is back."
+                f"The call is denied: the quota store failed with {self._error}, and on_store_error is deny. Nothing "
+                "was sent. Try again when the store is back."
             )
-        return StoreUnavailableError(f"{failed.capitalize()}. Try again when it is back.")
+        return StoreUnavailableError(f"The quota store failed with {self._error}. Try again when it is back.")
 
     # There, or away ---------------------------------------------------------------------------------------------------
 

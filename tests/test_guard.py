@@ -710,6 +710,13 @@ def test_a_prompt_that_is_as_large_as_its_bound_is_asked_for_once_more_and_shrun
     assert here.steps[:5] == ["FindPlan", "Reserve", "Compute", "Reserve", "Send"]
 
 
+def test_a_call_that_asks_again_asks_by_another_id() -> None:
+    """An answer to the first that got lost may be settled at nothing later, and must not take the second with it."""
+    here = world("$0.005/day", output={"on_budget": "shrink"})
+    here.run(here.guard.run(call("a")))
+    assert len(here.asked) == len({asked.id for asked in here.asked}) == 2
+
+
 def test_shrink_counts_every_answer() -> None:
     room = EXACT * INPUT_NANO + 300 * OUTPUT_NANO
     here = world(f"${room / 10**9:.9f}/day", output={"on_budget": "shrink"})

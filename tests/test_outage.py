@@ -528,6 +528,14 @@ def test_what_was_counted_here_is_added_whatever_the_limits_say() -> None:
     assert (settled.reservation.id, settled.actual) == (asked.id, [2])
 
 
+def test_only_calls_are_counted_here() -> None:
+    """An alert that is claimed, a switch or a note is everybody's: alone, and afterwards, it would mean nothing."""
+    here = Linked(allows=True)
+    with pytest.raises(StoreUnavailableError, match="TimeoutError"):
+        here.link.instead(Reserve("switch/off#1", [Charge("k", 1, 1, "held", 0, 1)], 30.0), TimeoutError())
+    assert not here.link.owes
+
+
 def test_the_oldest_are_given_up_when_too_many_are_owed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "ROOM", 2)
     here = Linked()
