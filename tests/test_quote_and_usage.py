@@ -179,7 +179,7 @@ async def test_a_quote_foretells_each_denial_as_it_comes(
     code, settings, arguments = DENIED[reason]
     client = make(**settings)
     told = await quote(client, **arguments)
-    assert sink.events == []
+    assert sink.records == []
     with pytest.raises(DeniedError) as caught:
         await chat(client, **arguments)
     assert caught.value.code == code
