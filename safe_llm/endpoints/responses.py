@@ -153,7 +153,7 @@ def _item(position: int, item: Any) -> Mapping[str, Any]:
     if kind is None and "role" not in item and isinstance(item.get("id"), str):
         return item  # a reference to an item
     if kind not in (None, "message"):
-        if kind not in _ITEMS:
+        if not isinstance(kind, str) or kind not in _ITEMS:
             raise malformed(f"{where} is not an item of a known type")
         return item
     if item.get("role") not in _ROLES:
@@ -170,7 +170,7 @@ def _item(position: int, item: Any) -> Mapping[str, Any]:
 
 def _check_part(where: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in _PARTS:
+    if not isinstance(kind, str) or kind not in _PARTS:
         raise malformed(f"{where} is not a part of a known type; the types are {', '.join(sorted(_PARTS))}")
     if kind in _TEXTS and not isinstance(part.get("refusal" if kind == "refusal" else "text"), str):
         raise malformed(f"{where} has no text")

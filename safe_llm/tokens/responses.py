@@ -26,7 +26,7 @@ def as_message(item: Mapping[str, Any]) -> Message:
     kind = item.get("type")
     if item.get("role") is not None and kind in (None, "message"):
         return {"role": item["role"], "content": _content(item.get("content"))}
-    if kind in _CALLS:
+    if isinstance(kind, str) and kind in _CALLS:
         said = item.get("arguments", item.get("input"))
         return {"role": "assistant", "tool_calls": [{"function": {"name": item.get("name"), "arguments": said}}]}
     if isinstance(kind, str) and kind.endswith("_output"):
@@ -72,7 +72,7 @@ def _content(content: object) -> Any:
 
 def _part(part: object) -> Any:
     match part:
-        case {"type": kind, "text": str(text)} if kind in _TEXT_PARTS:
+        case {"type": str(kind), "text": str(text)} if kind in _TEXT_PARTS:
             return {"type": "text", "text": text}
         case {"type": "input_image" | "computer_screenshot", **rest}:
             url = rest.get("image_url")
