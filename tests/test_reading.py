@@ -46,8 +46,6 @@ def rejected(endpoint: Endpoint, body: dict[str, Any], *uploads: Upload) -> str:
 @pytest.mark.parametrize(
     "body",
     [
-        {},
-        {"input": []},
         {"input": 7},
         {"input": ["Hi"]},
         {"input": [{"role": "robot", "content": "Hi"}]},

@@ -47,11 +47,9 @@ class Responses(Endpoint):
         call.messages = _items(body.get("input"))
         text_or_none(body, "instructions")
         has_state = any(body.get(name) is not None for name in _STATE)
-        if not call.messages and not has_state:
-            raise malformed("input must be text, or a list of at least one item")
         call.unseen = has_state or any(map(_is_unseen, call.messages))
         call.cap = whole_number(body, "max_output_tokens")
-        call.max_hosted_calls = whole_number(body, "max_tool_calls")
+        call.max_hosted_calls = whole_number(body, "max_tool_calls", least=0)
         added = [name for item in call.messages for name in hosted_in(item, "input[].tools")]
         call.hosted_tools = tuple(dict.fromkeys([*hosted_in(body), *added]))
         call.background = body.get("background") is True
