@@ -16,8 +16,9 @@ test: $(VENV)/.ready
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -n 2
 
-test-dropin: $(DROPIN)/.ready
+test-dropin: $(DROPIN)/.ready $(VENV)/.ready
 	$(DROPIN)/bin/python -m scripts.dropin
+	$(BIN)/python -m scripts.dropin.readme $(DROPIN)/dropin/openai-*/
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
