@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 FREE_POSTS = re.compile(
     r"/files|/uploads(/[^/]+/(parts|complete|cancel))?|/moderations|/conversations(/[^/]+(/items)?)?"
     r"|/responses/input_tokens|/chat/completions/[^/]+|.*/cancel"
-    r"|/(realtime/calls|live/sessions)/[^/]+/(hangup|reject)"
+    r"|/evals/[^/]+/runs/[^/]+|/(realtime/calls|live/sessions)/[^/]+/(hangup|reject)"
 )
 """POST routes that run no model and rent nothing, or end what does. A stored completion's POST only changes its
-metadata."""
+metadata, and that of a run of evals cancels it."""
 
 BLOCKED = (
     # They run a model now, later, or for as long as something stays open.
