@@ -224,7 +224,7 @@ class Guard:
         model = call.deployment or call.body.get("model")
         # A policy that opens every route leaves what is incomplete to the provider, who refuses it.
         is_strict = "*" not in self.policy.routes.allow
-        if model is not None or (is_strict and call.endpoint.names_model(call)):
+        if model not in (None, "") or (is_strict and call.endpoint.names_model(call)):
             if not isinstance(model, str) or not 0 < len(model) <= _LONGEST_MODEL or not model.isprintable():
                 raise malformed(f"model must be a name of 1 to {_LONGEST_MODEL} printable characters")
             call.model = model
