@@ -320,8 +320,12 @@ def test_a_websocket_made_by_the_sdks_own_class_is_closed() -> None:
 def test_a_history_of_many_turns_is_looked_at_in_linear_time() -> None:
     """One result for the first of 60,000 turns joins them one by one, each time copying all: several seconds, on the
     event loop, within the default limit of bytes."""
-    call = {"role": "assistant", "tool_calls": [{"id": "a"}]}
-    messages = [call, *[{"role": "user", "content": "a"}] * 60_000, {"role": "tool", "tool_call_id": "a"}]
+    call: dict[str, Any] = {"role": "assistant", "tool_calls": [{"id": "a"}]}
+    messages: list[dict[str, Any]] = [
+        call,
+        *[{"role": "user", "content": "a"}] * 60_000,
+        {"role": "tool", "tool_call_id": "a"},
+    ]
     began = time.process_time()
     turns(messages)
     assert time.process_time() - began < 0.5
@@ -435,9 +439,7 @@ def test_a_beta_response_takes_what_agents_say_to_each_other() -> None:
 def test_a_local_shell_is_no_hosted_tool() -> None:
     """A ``shell`` whose environment is local is run by the application, as ``local_shell`` is."""
     app = App(response())
-    app.client.responses.create(
-        model="gpt-4o", input="x", tools=[{"type": "shell", "environment": {"type": "local"}}]
-    )
+    app.client.responses.create(model="gpt-4o", input="x", tools=[{"type": "shell", "environment": {"type": "local"}}])
     assert app.sent
 
 
@@ -484,3 +486,25 @@ def test_two_recordings_of_one_size_are_two_requests() -> None:
         file = ("a.mp3", io.BytesIO(letter * 1_000))
         app.client.audio.transcriptions.create(model="gpt-4o-transcribe", file=file)
     assert len({record.prompt_hash for record in app.sink.records}) == 2
+
+
+def test_an_answer_without_usage_is_not_counted_beyond_its_bound() -> None:
+    """An answer of 64 MB that tells no usage is tokenized whole, 0.3 s a megabyte beyond every deadline, though what
+    is charged is cut to the reservation."""
+    text = "".join(chr(97 + number * number % 26) for number in range(4_000_000))
+    app = App({"id": "x", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]})
+    app.client.guard.quote(model="gpt-4o", messages=HI)  # loads what counting needs
+    began = time.process_time()
+    app.client.chat.completions.create(model="gpt-4o", messages=HI, max_tokens=10)
+    assert time.process_time() - began < 0.3
+
+
+def test_events_of_a_json_type_are_metered_as_the_sdk_reads_them() -> None:
+    """A stream whose type says JSON is read as events by the SDK, but not by the meter: it is charged at its bound,
+    and the caller sees the chunk of usage that he did not ask for."""
+    chunk = {"id": "x", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
+    usage = {"id": "x", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}
+    answer = httpx.Response(200, content=events(chunk, usage).content, headers={"content-type": "application/json"})
+    app = App(answer)
+    assert len(list(app.client.chat.completions.create(model="gpt-4o", messages=HI, stream=True))) == 1
+    assert app.last.output_tokens == 7
