@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import inquiry
-from ._shell import Shell, call_of, is_async, switch_values
+from ._shell import Shell, is_async, switch_values
 from ._streams import metered
 from ._transport import Sending, sending
 from .deadline import within
@@ -104,8 +104,8 @@ class AsyncGuard(Shell):
 
         ``messages`` means chat completions; other surfaces are named: ``endpoint="embeddings"``.
         """
-        claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
-        return await self.run(inquiry.quote(self.core, call_of(endpoint, arguments, claim)))
+        claim = claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags)
+        return await self.run(inquiry.quote(self.core, self._asked(endpoint, arguments, claim)))
 
     async def close(self, *, store: bool = True) -> None:
         """Deliver what the sinks still wait for, and close the store if the client opened it."""

@@ -169,7 +169,7 @@ class _Sync(_Guarded):
     @property
     def guard(self) -> SyncGuard:
         """How limits stand, what a call would cost, kill switches, and the policy in force."""
-        guard: SyncGuard = self._guard.with_claim(self._claim)
+        guard: SyncGuard = self._guard.with_claim(self._claim, str(self.base_url))  # type: ignore[attr-defined]
         return guard
 
     @cached_property
@@ -188,7 +188,8 @@ class _Sync(_Guarded):
         options, claim = take_claim(options, self._claim)
         route = route_of(options, str(self.base_url))  # type: ignore[attr-defined]
         if route.kind == "guarded":
-            call = read_call(options, route, claim, self.timeout)  # type: ignore[attr-defined]
+            most = self._guard.largest_file
+            options, call = read_call(options, route, claim, self.timeout, most)  # type: ignore[attr-defined]
 
             def transmit(body: dict[str, Any]) -> Any:
                 given = options if body is call.body else with_body(options, body)
@@ -234,7 +235,7 @@ class _Async(_Guarded):
     @property
     def guard(self) -> AsyncGuard:
         """How limits stand, what a call would cost, kill switches, and the policy in force."""
-        guard: AsyncGuard = self._guard.with_claim(self._claim)
+        guard: AsyncGuard = self._guard.with_claim(self._claim, str(self.base_url))  # type: ignore[attr-defined]
         return guard
 
     @cached_property
@@ -253,7 +254,8 @@ class _Async(_Guarded):
         options, claim = take_claim(options, self._claim)
         route = route_of(options, str(self.base_url))  # type: ignore[attr-defined]
         if route.kind == "guarded":
-            call = read_call(options, route, claim, self.timeout)  # type: ignore[attr-defined]
+            most = self._guard.largest_file
+            options, call = read_call(options, route, claim, self.timeout, most)  # type: ignore[attr-defined]
 
             async def transmit(body: dict[str, Any]) -> Any:
                 given = options if body is call.body else with_body(options, body)

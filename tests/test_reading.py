@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safe_llm import tokens
-from safe_llm._shell import uploads_of
+from safe_llm._shell import take_files
 from safe_llm.endpoints import ENDPOINTS
 from safe_llm.endpoints.audio import SPEECH, TRANSCRIPTIONS
 from safe_llm.endpoints.base import Endpoint
@@ -115,8 +116,8 @@ def test_every_text_is_a_part_with_the_voice_that_speaks_it() -> None:
         ("tool", "four", False),
         ("assistant", "five", False),
         ("assistant", "six", False),
-        ("tool", "seven", False),
         ("tool", "{}", False),
+        ("tool", "seven", False),
     ]
 
 
@@ -146,6 +147,7 @@ items = st.dictionaries(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(items, min_size=1, max_size=4))
 def test_no_input_is_too_strange_to_be_refused_or_bounded(given: list[Any]) -> None:
     """What is let through has a bound that is never below the exact count."""
@@ -236,28 +238,29 @@ def test_a_malformed_request_for_an_image_is_refused(body: dict[str, Any]) -> No
 
 
 def test_a_form_carries_its_numbers_as_text() -> None:
-    upload = Upload("image", 3, b"abc")
+    upload = Upload("image", b"abc")
     assert read(IMAGE_EDITS, {"prompt": "a cat", "n": "3", "model": "gpt-image-1"}, upload).answers == 3
     rejected(IMAGE_EDITS, {"prompt": "a cat", "n": "three"}, upload)
 
 
 def test_each_uploaded_image_is_reserved_by_how_closely_it_is_read() -> None:
-    images = Upload("image[]", 3), Upload("image[]", 3), Upload("mask", 3)
+    images = Upload("image[]", b"a"), Upload("image[]", b"b"), Upload("mask", b"c")
     body = {"prompt": "a cat", "model": "gpt-image-1"}
     coarse = read(IMAGE_EDITS, body, *images).extra_input
     close = read(IMAGE_EDITS, {**body, "input_fidelity": "high"}, *images).extra_input
-    assert (coarse, close) == (2 * 1_097, 2 * 7_337)
+    assert (coarse, close) == (3 * 1_097, 3 * 7_337)
     assert read(IMAGE_EDITS, {**body, "model": "gpt-image-2"}, *images).extra_input == close
 
 
 def test_a_recording_is_bounded_by_its_size() -> None:
-    """Eight seconds of PCM at the lowest rate, and sixty-four of anything else."""
-    pcm = b"RIFF\x00\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00" + b"\x00" * 63_978
-    assert read(TRANSCRIPTIONS, {}, Upload("file", 64_000, pcm)).audio_seconds == 8
-    assert read(TRANSCRIPTIONS, {}, Upload("file", 64_000, b"ID3")).audio_seconds == 64
-    assert read(TRANSCRIPTIONS, {}, Upload("file", 64_000)).extra_input == 640
+    """Two seconds of PCM at the rate of its header, and sixty-four of anything else."""
+    head = b"RIFF\x00\x00\x00\x00WAVEfmt \x10\x00\x00\x00" + struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)
+    pcm = Upload("file", head.ljust(64_000, b"\x00"))
+    compressed = read(TRANSCRIPTIONS, {}, Upload("file", b"ID3".ljust(64_000, b"\x00")))
+    assert read(TRANSCRIPTIONS, {}, pcm).audio_seconds == 2
+    assert (compressed.audio_seconds, compressed.extra_input) == (64, 640)
     rejected(TRANSCRIPTIONS, {})
-    rejected(TRANSCRIPTIONS, {}, Upload("file", 1), Upload("file", 1))
+    rejected(TRANSCRIPTIONS, {}, pcm, pcm)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +289,8 @@ def test_speech_is_bounded_by_its_text_and_its_speed() -> None:
     assert read(SPEECH, body).most_output == 48
     assert read(SPEECH, {**body, "speed": 0.25}).most_output == 4 * 48
     assert read(SPEECH, {**body, "speed": 4}).most_output == 48
-    letters = read(SPEECH, {**body, "model": "tts-1-hd"})
+    letters = Call(SPEECH, body, NOTHING, by_letter=True)
+    SPEECH.read(letters)
     assert (letters.most_output, SPEECH.overhead(letters, tokens.upper_bound)) == (0, 12)
     rejected(SPEECH, {**body, "input": ""})
     rejected(SPEECH, {**body, "input": "x" * 4_001})
@@ -295,15 +299,21 @@ def test_speech_is_bounded_by_its_text_and_its_speed() -> None:
 # Uploads --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_measured_without_being_read() -> None:
+def test_a_file_is_taken_whole_up_to_what_may_be_sent() -> None:
+    """Its name, type and headers are kept; a file object is left where it was."""
     stream = io.BytesIO(b"0123456789")
     stream.seek(4)
-    assert uploads_of({"file": stream}) == (Upload("file", 6),)
+    assert take_files({"file": stream}, 100) == [("file", b"0123456789")]
     assert stream.tell() == 4
-    assert uploads_of([("file", ("a.txt", b"abc", "text/plain"))]) == (Upload("file", 3, b"abc"),)
-    assert uploads_of([("file", ("a.txt", "é"))]) == (Upload("file", 2, "é".encode()),)
-    assert uploads_of([("file", iter([b"a"]))]) == (Upload("file", None),)
-    assert uploads_of(None) == ()
+    assert take_files([("file", stream)], 3) == [("file", b"0123")]
+    assert take_files([("file", ("a.txt", "é", "text/plain"))], 100) == [
+        ("file", ("a.txt", "é".encode(), "text/plain"))
+    ]
+    named = io.BytesIO(b"abc")
+    named.name = "/music/a.mp3"
+    assert take_files([("file", named)], 100) == [("file", ("a.mp3", b"abc"))]
+    with pytest.raises(TypeError, match="must be bytes"):
+        take_files([("file", 7)], 100)
 
 
 def test_every_endpoint_has_a_name_and_a_path_of_its_own() -> None:

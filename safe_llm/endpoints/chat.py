@@ -35,6 +35,7 @@ class ChatCompletions(Endpoint):
     name = "chat.completions"
     path = "/chat/completions"
     cap_field = "max_completion_tokens"
+    knows_safety_identifier = True
 
     # Requests ---------------------------------------------------------------------------------------------------------
 

@@ -142,12 +142,9 @@ def read_usage(found: object, given: str, generated: str) -> Usage | None:
     )
 
 
-def uploads_for_hash(call: Call) -> list[list[object]]:
-    """What the prompt's hash takes of a call's uploads: their contents, where they are at hand, else their sizes."""
-    return [
-        [upload.field, upload.size, None if upload.content is None else blake2b(upload.content).hexdigest()]
-        for upload in call.uploads
-    ]
+def uploads_for_hash(call: Call) -> list[list[str]]:
+    """What the prompt's hash takes of a call's uploads."""
+    return [[upload.field, blake2b(upload.content).hexdigest()] for upload in call.uploads]
 
 
 def asking_for_usage(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,10 @@ def as_message(item: Mapping[str, Any]) -> Message:
         return {"role": "assistant", "tool_calls": [{"function": {"name": item.get("name"), "arguments": said}}]}
     if isinstance(kind, str) and kind.endswith("_output"):
         return {"role": "tool", "content": _content(item.get("output", item.get("result")))}
+    if kind == "image_generation_call" and isinstance(item.get("result"), str):
+        drawn = {"type": "input_image", "image_url": f"data:image/png;base64,{item['result']}"}
+        said = {name: value for name, value in item.items() if name != "result"}
+        return {"role": "assistant", "content": [_part(drawn), {"type": "text", "text": compact(said)}]}
     return {"role": "assistant", "content": compact(item)}
 
 
@@ -65,6 +69,8 @@ def _is_strict_and_empty(tool: object) -> bool:
 
 
 def _content(content: object) -> Any:
+    if isinstance(content, Mapping):
+        content = [content]
     if not isinstance(content, list):
         return content if isinstance(content, str) or content is None else compact(content)
     return [_part(part) for part in content]
