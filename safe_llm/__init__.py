@@ -36,6 +36,7 @@ from .stores import (
     KeyValueQuotaStore,
     MemoryQuotaStore,
     QuotaStore,
+    SQLiteQuotaStore,
     open_async_store,
     open_store,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "Refusal",
     "Reservation",
     "RouteBlockedError",
+    "SQLiteQuotaStore",
     "SafeAzureOpenAI",
     "SafeLLMError",
     "SafeOpenAI",

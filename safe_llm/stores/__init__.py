@@ -15,6 +15,7 @@ from ..types import Charge, Refusal, Reservation, Tally
 from .base import AsyncQuotaStore, AwaitableQuotaStore, QuotaStore
 from .keyvalue import KeyValueQuotaStore
 from .memory import MemoryQuotaStore
+from .sqlite import SQLiteQuotaStore
 
 __all__ = [
     "AsyncQuotaStore",
@@ -25,6 +26,7 @@ __all__ = [
     "QuotaStore",
     "Refusal",
     "Reservation",
+    "SQLiteQuotaStore",
     "Tally",
     "open_async_store",
     "open_store",
@@ -33,6 +35,7 @@ __all__ = [
 # Scheme: module, class, and the class's async twin if it has one. Imported when first opened: drivers are optional.
 _STORES: dict[str, tuple[str, str, str | None]] = {
     "memory": ("memory", "MemoryQuotaStore", None),
+    "sqlite": ("sqlite", "SQLiteQuotaStore", None),
 }
 
 
