@@ -62,7 +62,13 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .stores import AsyncPostgresQuotaStore, AsyncRedisQuotaStore, PostgresQuotaStore, RedisQuotaStore
+    from .stores import (
+        AsyncPostgresQuotaStore,
+        AsyncRedisQuotaStore,
+        PostgresQuotaStore,
+        RedisQuotaStore,
+        SQLiteQuotaStore,
+    )
 
 __version__ = "0.1.0"
 
@@ -108,6 +114,7 @@ __all__ = [
     "Refusal",
     "Reservation",
     "RouteBlockedError",
+    "SQLiteQuotaStore",
     "SafeAzureOpenAI",
     "SafeLLMError",
     "SafeOpenAI",

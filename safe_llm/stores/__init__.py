@@ -1,6 +1,7 @@
 """Quota stores: where calls are counted.
 
-A new backend is one file here and one line in `_STORES`; its class builds itself with ``from_url(url)``.
+A new backend is one file here and one line in `_STORES`; its class builds itself with ``from_url(url)``. A driver may
+not be installed: it is imported when a store is made, under `needing` of ``base.py``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .memory import MemoryQuotaStore
 if TYPE_CHECKING:
     from .postgres import AsyncPostgresQuotaStore, PostgresQuotaStore
     from .redis import AsyncRedisQuotaStore, RedisQuotaStore
+    from .sqlite import SQLiteQuotaStore
 
 __all__ = [
     "AsyncPostgresQuotaStore",
@@ -33,14 +35,16 @@ __all__ = [
     "RedisQuotaStore",
     "Refusal",
     "Reservation",
+    "SQLiteQuotaStore",
     "Tally",
     "open_async_store",
     "open_store",
 ]
 
-# Scheme: module, class, and the class's async twin if it has one. Imported when first opened: drivers are optional.
+# Scheme: module, class, and the class's async twin if it has one. Imported when one is first opened or named.
 _STORES: dict[str, tuple[str, str, str | None]] = {
     "memory": ("memory", "MemoryQuotaStore", None),
+    "sqlite": ("sqlite", "SQLiteQuotaStore", None),
     "redis": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
     "rediss": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
     "redis+sentinel": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
@@ -49,7 +53,6 @@ _STORES: dict[str, tuple[str, str, str | None]] = {
     "postgres": ("postgres", "PostgresQuotaStore", "AsyncPostgresQuotaStore"),
 }
 
-# Class: module. Imported when the name is first used, for the same reason.
 _LAZY = {name: module for module, *names in _STORES.values() for name in names if name and name not in globals()}
 
 
@@ -94,9 +97,4 @@ def _find(url: str) -> tuple[str, str, str | None]:
 
 
 def _load(module: str, name: str) -> Any:
-    try:
-        return getattr(import_module(f".{module}", __name__), name)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f'{name} needs the package {error.name}, which is not installed: pip install "safe-llm[{module}]"'
-        ) from error
+    return getattr(import_module(f".{module}", __name__), name)
