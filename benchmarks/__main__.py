@@ -1,6 +1,6 @@
 """What the guard costs beside the bare SDK, in this process and without a network.
 
-    python -m benchmarks                        # the table; about a minute
+    python -m benchmarks                        # the table; about two minutes
     python -m benchmarks --markdown             # the same, for the README
     python -m benchmarks --profile short        # where the time goes, in one kind of call
 
@@ -42,13 +42,14 @@ def compare(*, as_markdown: bool) -> None:
     if not isnan(called[0][0]):
         rows.append(Row("memory after the import", memory, "MB", beyond=True))
         rows.append(Row("memory after a first call", called, "MB", beyond=True, most=25))
-    rows += stores.rows()
+    stored = stores.report()
+    rows += stored.rows
     print(f"{_machine()}\n")
     print(markdown(rows) if as_markdown else aligned(rows))
     print(
         "\nMedians; bare and guarded by turns. Middle half: of the overheads of single turns.",
-        *stores.notes(),
         f"Metering a stream: {median(parts.metering()) * 1e6:.1f} µs a chunk.",
+        *stored.notes,
         sep="\n",
     )
 
