@@ -65,8 +65,10 @@ def replay(
     reference: QuotaStore,
     *,
     before_each: Callable[[], None] | None = None,
+    name: str = "",
 ) -> None:
-    """Take the steps on both, by clients whose clocks differ a little: answers, tallies and waits must be the same."""
+    """Take the steps on both, by clients whose clocks differ a little: answers, tallies and waits must be the same. A
+    store that has replayed another history needs a name for this one."""
     skew = 0
     made: list[Reservation] = []
     forgotten: dict[str, float] = {}  # Until then, a reservation is remembered by both.
@@ -85,29 +87,32 @@ def replay(
         if first:
             forgotten[reservation.id] = max(reservation.expires, now.time) + 60
 
+    def charges(now: float, amounts: Sequence[int]) -> list[Charge]:
+        return [charge._replace(key=name + charge.key) for charge in charges_at(now, amounts)]
+
     for number, step in enumerate(steps):
         if before_each is not None:
             before_each()
         chosen = made[step[1] % len(made)] if step[0] in ("again", "settle") and made else None
         match step:
             case "reserve", amounts, ttl:
-                reserve(str(number), charges_at(now.time + skew, amounts), ttl)
+                reserve(f"{name}{number}", charges(now.time + skew, amounts), ttl)
             case "again", _ if chosen is not None and now.time < forgotten[chosen.id]:
                 reserve(chosen.id, list(chosen.charges), 1.0)
             case "settle", _, actual if chosen is not None and now.time < forgotten[chosen.id]:
                 settle(chosen, [0, *actual][: len(chosen.charges)])
             case "switch", True:
-                reserve(f"off{number}", [SWITCH._replace(amount=1, limit=1)], 2.0**35)
+                reserve(f"{name}off{number}", [SWITCH._replace(key=name + SWITCH.key, amount=1, limit=1)], 2.0**35)
             case "switch", False:
                 for reservation in made:
-                    if reservation.id.startswith("off"):
+                    if reservation.id.startswith(f"{name}off"):
                         settle(reservation, [0])
             case "wait", seconds:
                 now.time += seconds
             case "skew", seconds:
                 skew = seconds
         for seen in (now.time, now.time + skew, now.time - 30):
-            looked = charges_at(seen, [0] * 6)
+            looked = charges(seen, [0] * 6)
             assert store.peek(looked) == reference.peek(looked)
 
 

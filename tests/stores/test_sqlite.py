@@ -17,13 +17,13 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from crowds import SharedStore
 from histories import DAY, START, STEPS, Now, ends_well, forked, replay
 from hypothesis import given, settings
 
 from safe_llm import StoreUnavailableError
 from safe_llm.errors import ConfigurationError
 from safe_llm.stores import (
-    AsyncQuotaStore,
     Charge,
     MemoryQuotaStore,
     Reservation,
@@ -33,7 +33,6 @@ from safe_llm.stores import (
     open_store,
 )
 from safe_llm.testing import FakeOpenAI
-from safe_llm.testing.conformance import QuotaStoreConformance
 
 
 @pytest.fixture
@@ -47,22 +46,22 @@ def store(path: Path) -> Iterator[SQLiteQuotaStore]:
         yield store
 
 
-class TestSQLiteQuotaStore(QuotaStoreConformance):
+class TestSQLiteQuotaStore(SharedStore):
     @pytest.fixture(autouse=True)
     def _place(self, path: Path) -> None:
         self.path = path
 
-    def make_store(self) -> SQLiteQuotaStore:
+    def make_store(self) -> Any:
         return SQLiteQuotaStore(self.path)
 
+    reopen = make_store
 
-class TestAsyncSQLiteQuotaStore(QuotaStoreConformance):
-    @pytest.fixture(autouse=True)
-    def _place(self, path: Path) -> None:
-        self.url = f"sqlite:///{path}"
 
-    def make_store(self) -> AsyncQuotaStore:
-        return open_async_store(self.url)
+class TestAsyncSQLiteQuotaStore(TestSQLiteQuotaStore):
+    def make_store(self) -> Any:
+        return open_async_store(f"sqlite:///{self.path}")
+
+    reopen = make_store
 
 
 def charge(key: str = "key", amount: int = 1, limit: int = 1_000, *, day: int = int(START // DAY)) -> Charge:
@@ -146,15 +145,6 @@ def test_a_late_settlement_opens_a_closed_store_again(store: SQLiteQuotaStore) -
     store.close()
     assert store.settle(late, [2]) is True
     assert store.peek([charge()]) == [Tally(2, 0)]
-
-
-def test_a_settled_reservation_is_recalled_among_others(store: SQLiteQuotaStore) -> None:
-    """Open, its own charges are told; settled, it takes nothing from those that are asked for."""
-    first = reserve(store, "a", charge(amount=3))
-    assert store.reserve("a", [charge(amount=2)], 30) == first
-    store.settle(first, [1])
-    assert store.reserve("a", [charge(amount=2)], 30) == Reservation("a", (charge(amount=2),), first.expires)
-    assert store.peek([charge()]) == [Tally(1, 0)]
 
 
 def test_only_its_owner_reads_the_file(store: SQLiteQuotaStore, path: Path) -> None:
