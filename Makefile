@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv-lowest
+DROPIN := .venv-dropin
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest lint bench bench-tokens format clean
+.PHONY: demo test test-lowest test-dropin lint bench bench-tokens format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
@@ -14,6 +15,10 @@ test: $(VENV)/.ready
 
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -n 2
+
+test-dropin: $(DROPIN)/.ready $(VENV)/.ready
+	$(DROPIN)/bin/python -m scripts.dropin
+	$(BIN)/python -m scripts.dropin.readme $(DROPIN)/dropin/openai-*/
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -32,7 +37,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* dist
+	rm -rf $(VENV) $(LOWEST) $(DROPIN) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* dist
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +47,10 @@ $(VENV)/.ready: pyproject.toml
 $(LOWEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" "openai==2.45.0"
+	@touch $@
+
+$(DROPIN)/.ready: pyproject.toml scripts/dropin/suite.py
+	$(PYTHON) -m venv --clear $(DROPIN)
+	$(DROPIN)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	$(DROPIN)/bin/python -m scripts.dropin --prepare
 	@touch $@

@@ -27,6 +27,7 @@ from .effects import (
     T,
     drive_async,
 )
+from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_async_store
 from .types import Finding, LimitStatus, LocalReservation, Outcome, Quote, Refusal, Reservation
@@ -117,7 +118,15 @@ class AsyncGuard(Shell):
     # What the client calls --------------------------------------------------------------------------------------------
 
     async def run(self, flow: Flow[T], transmit: Transmit | None = None) -> T:
-        """Drive a flow of the path, sending by `transmit`."""
+        """Drive a flow of the path, sending by `transmit`.
+
+        Raises:
+            ConfigurationError: the event loop is not one of asyncio.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise ConfigurationError("The async clients run on asyncio; under trio, use a sync client.") from error
 
         def perform(effect: Effect) -> Any:
             if type(effect) is Send:

@@ -99,7 +99,8 @@ class Sending:
         self.headers, self.request = response.headers, response.request
         if isinstance(self.admission.call.endpoint, Unguarded):
             return False  # it is recorded when it is handed over
-        if self._is_events(response):
+        kind = str(response.headers.get("content-type", "")).lower()
+        if self._is_events(kind):
             if not response.is_closed:
                 return True
             if as_stream and "content-encoding" not in response.headers:
@@ -107,16 +108,14 @@ class Sending:
             self.meter.feed(response.content)  # the caller has it whole, usage and all
             self.meter.end()
             return False
-        kind = str(response.headers.get("content-type", "json")).lower()
-        self._keeps_body = "json" in kind  # nothing else tells usage
+        self._keeps_body = "json" in kind or not kind  # nothing else tells usage
         self.body = bytearray()
         if response.is_closed:
             self.feed(response.content)
             return False
         return True
 
-    def _is_events(self, response: Any) -> bool:
-        kind = str(response.headers.get("content-type", "")).lower()
+    def _is_events(self, kind: str) -> bool:
         # The SDK reads what it asked for as events, whatever the type says.
         return kind.startswith("text/event-stream") or (self.admission.call.stream and "json" not in kind)
 

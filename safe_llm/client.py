@@ -380,9 +380,10 @@ def _name_keywords() -> None:
     for ours in (SafeOpenAI, AsyncSafeOpenAI, SafeAzureOpenAI, AsyncSafeAzureOpenAI):
         sdk = ours.__mro__[3]
         for name in ("__init__", "copy"):
-            theirs = inspect.signature(getattr(sdk, name))
+            theirs = inspect.signature(getattr(sdk, name), eval_str=True)
             method = _passing_on(getattr(_Guarded, name))
             method.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *own])
+            method.__annotations__ = {p.name: p.annotation for p in theirs.parameters.values() if p.name != "self"}
             setattr(ours, name, method)
         setattr(ours, "with_options", vars(ours)["copy"])  # noqa: B010  # mypy takes the plain form for an instance's
 

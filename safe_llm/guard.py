@@ -222,11 +222,15 @@ class Guard:
             if upload.field.partition("[")[0] not in call.endpoint.upload_fields:
                 raise malformed(f"{upload.field[:80]!r} is sent as a file, which {call.endpoint.name} does not take")
         model = call.deployment or call.body.get("model")
-        if model is not None or call.endpoint.names_model(call):
+        # A policy that opens every route leaves what is incomplete to the provider, who refuses it.
+        is_strict = "*" not in self.policy.routes.allow
+        if model is not None or (is_strict and call.endpoint.names_model(call)):
             if not isinstance(model, str) or not 0 < len(model) <= _LONGEST_MODEL or not model.isprintable():
                 raise malformed(f"model must be a name of 1 to {_LONGEST_MODEL} printable characters")
             call.model = model
         call.endpoint.read(call)
+        if is_strict and call.messages is not None and not call.messages and not call.unseen:
+            raise malformed("its messages must be a list of at least one message")
         admission.prompt_hash = self._hashed(to_json(call.endpoint.prompt(call), fallback=_type_name))
 
     def _identify(self, admission: Admission) -> None:

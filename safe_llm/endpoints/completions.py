@@ -35,7 +35,7 @@ class Completions(Endpoint):
         suffix = text_or_none(body, "suffix") or ""
         call.cap = whole_number(body, "max_tokens")
         # All answers that are made are billed, and not only the best of them that are shown.
-        call.answers = prompts * max(whole_number(body, name) or 1 for name in ("n", "best_of"))
+        call.answers = prompts * max(whole_number(body, "n") or 1, whole_number(body, "best_of", least=0) or 1)
         call.extra_input = len(suffix.encode()) * prompts
 
     def validate(self, call: Call, rules: InputRules) -> None:

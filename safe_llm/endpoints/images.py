@@ -62,9 +62,7 @@ class Images(Endpoint):
         value = call.body.get(name)
         if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 6 and call.uploads:
             value = int(value)
-        if value == 0 and least == 0 and type(value) is int:
-            return 0
-        return whole_number({name: value}, name)
+        return whole_number({name: value}, name, least=least)
 
     def _images(self, call: Call) -> int:
         return sum(upload.field.startswith("image") for upload in call.uploads)

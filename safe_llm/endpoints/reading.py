@@ -41,8 +41,8 @@ def too_large(problem: str, code: str) -> InputRejectedError:
     return InputRejectedError(problem, code=code, status_code=413)
 
 
-def whole_number(body: Mapping[str, Any], name: str) -> int | None:
-    """A field that must be a whole number of at least 1, or be absent.
+def whole_number(body: Mapping[str, Any], name: str, *, least: int = 1) -> int | None:
+    """A field that must be a whole number of at least 1, or whatever `least` is, or be absent.
 
     Raises:
         InputRejectedError: it is something else.
@@ -50,8 +50,8 @@ def whole_number(body: Mapping[str, Any], name: str) -> int | None:
     value = body.get(name)
     if value is None:
         return None
-    if type(value) is not int or value < 1:
-        raise malformed(f"{name} must be a whole number of at least 1")
+    if type(value) is not int or value < least:
+        raise malformed(f"{name} must be a whole number of at least {least}")
     return value
 
 

@@ -47,11 +47,9 @@ class Responses(Endpoint):
         call.messages = _items(body.get("input"))
         text_or_none(body, "instructions")
         has_state = any(body.get(name) is not None for name in _STATE)
-        if not call.messages and not has_state:
-            raise malformed("input must be text, or a list of at least one item")
         call.unseen = has_state or any(map(_is_unseen, call.messages))
         call.cap = whole_number(body, "max_output_tokens")
-        call.max_hosted_calls = whole_number(body, "max_tool_calls")
+        call.max_hosted_calls = whole_number(body, "max_tool_calls", least=0)
         added = [name for item in call.messages for name in hosted_in(item, "input[].tools")]
         call.hosted_tools = tuple(dict.fromkeys([*hosted_in(body), *added]))
         call.background = body.get("background") is True
@@ -153,7 +151,7 @@ def _item(position: int, item: Any) -> Mapping[str, Any]:
     if kind is None and "role" not in item and isinstance(item.get("id"), str):
         return item  # a reference to an item
     if kind not in (None, "message"):
-        if kind not in _ITEMS:
+        if not isinstance(kind, str) or kind not in _ITEMS:
             raise malformed(f"{where} is not an item of a known type")
         return item
     if item.get("role") not in _ROLES:
@@ -170,7 +168,7 @@ def _item(position: int, item: Any) -> Mapping[str, Any]:
 
 def _check_part(where: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in _PARTS:
+    if not isinstance(kind, str) or kind not in _PARTS:
         raise malformed(f"{where} is not a part of a known type; the types are {', '.join(sorted(_PARTS))}")
     if kind in _TEXTS and not isinstance(part.get("refusal" if kind == "refusal" else "text"), str):
         raise malformed(f"{where} has no text")

@@ -1,7 +1,7 @@
 """Every route of the API that is not guarded: free, or blocked unless the policy opens it.
 
-Reads, deletes and cancels are free: they run no model. A POST is closed unless it is free by name, so that a route which
-a new SDK brings is closed until somebody has looked at it.
+Reads, deletes and cancels are free: they run no model. A POST is closed unless it is free by name, so that a route
+which a new SDK brings is closed until somebody has looked at it.
 """
 
 from __future__ import annotations
