@@ -41,7 +41,6 @@ from .stores import (
     open_async_store,
     open_store,
 )
-from .stores import __getattr__ as __getattr__
 from .types import (
     Alert,
     Charge,
@@ -69,6 +68,8 @@ if TYPE_CHECKING:
         RedisQuotaStore,
         SQLiteQuotaStore,
     )
+else:
+    from .stores import __getattr__ as __getattr__
 
 __version__ = "0.1.0"
 

@@ -55,19 +55,21 @@ _STORES: dict[str, tuple[str, str, str | None]] = {
 
 _LAZY = {name: module for module, *names in _STORES.values() for name in names if name and name not in globals()}
 
+if not TYPE_CHECKING:  # To a type checker, any name would be one of this module.
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _load(_LAZY[name], name)
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _load(_LAZY[name], name)
 
 
 def open_store(url: str) -> QuotaStore:
-    """The quota store that `url` names, for example ``memory://``.
+    """The quota store that `url` names: ``memory://``, ``sqlite:///path``, ``redis://…`` or ``postgresql://…``, for
+    example. The store's class tells what else may stand in it.
 
     Raises:
-        ConfigurationError: the URL's scheme is unknown, or the rest of it is wrong. Never quotes the URL: it may hold
-            a password.
+        ConfigurationError: the URL's scheme is unknown, the rest of it is wrong, or the store's driver is not
+            installed. Never quotes the URL: it may hold a password.
     """
     module, name, _ = _find(url)
     store: QuotaStore = _load(module, name).from_url(url)
