@@ -30,7 +30,7 @@ class Now:
 
 
 def charges_at(now: float, amounts: Sequence[int]) -> list[Charge]:
-    """A switch, minute, hour, day, month and calls in flight, and the day once more: two charges may meet."""
+    """A switch, minute, hour, day, month and calls in flight; day and minute once more: two charges may meet."""
     second, minute, day = int(now), int(now) // 60 * 60, int(now) // DAY * DAY
     kinds: list[tuple[str, int, Literal["fixed", "sliding", "held"], int, int]] = [
         ("minute", 4, "sliding", second - 60, second + 1),
@@ -39,12 +39,13 @@ def charges_at(now: float, amounts: Sequence[int]) -> list[Charge]:
         ("month", 30, "fixed", day // (30 * DAY) * 30 * DAY, (day // (30 * DAY) + 1) * 30 * DAY),
         ("calls", 3, "held", second, second + 1),
         ("day", 8, "fixed", day, day + DAY),
+        ("minute", 5, "sliding", second - 61, second),
     ]
     made = [Charge(key, n, limit, kind, *span) for (key, limit, kind, *span), n in zip(kinds, amounts, strict=True)]
     return [SWITCH, *made]
 
 
-AMOUNTS = st.lists(st.integers(0, 3), min_size=6, max_size=6)
+AMOUNTS = st.lists(st.integers(0, 3), min_size=7, max_size=7)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("reserve"), AMOUNTS, st.sampled_from([0.5, 40.0, 9_000.0])),
@@ -112,7 +113,7 @@ def replay(
             case "skew", seconds:
                 skew = seconds
         for seen in (now.time, now.time + skew, now.time - 30):
-            looked = charges(seen, [0] * 6)
+            looked = charges(seen, [0] * 7)
             assert store.peek(looked) == reference.peek(looked)
 
 
