@@ -1,4 +1,4 @@
-"""What the Redis stores count, against a real server: the contract, the memory store as oracle, keys, scripts and URLs."""
+"""What the Redis stores count, against a real server: the contract, histories, keys, scripts and URLs."""
 
 from __future__ import annotations
 
