@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv-lowest
+DROPIN := .venv-dropin
+FRAMEWORKS := .venv-frameworks
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest lint bench bench-tokens format clean
+.PHONY: demo test test-lowest test-dropin test-frameworks lint bench bench-tokens format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
@@ -14,6 +16,14 @@ test: $(VENV)/.ready
 
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -n 2
+
+test-dropin: $(DROPIN)/.ready $(VENV)/.ready
+	$(DROPIN)/bin/python -m scripts.dropin
+	$(BIN)/python -m scripts.dropin.readme $(DROPIN)/dropin/openai-*/
+
+test-frameworks: $(FRAMEWORKS)/openai2/.ready $(FRAMEWORKS)/openai3/.ready
+	$(FRAMEWORKS)/openai2/bin/python -m pytest tests/frameworks/openai2
+	$(FRAMEWORKS)/openai3/bin/python -m pytest tests/frameworks/openai3
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -32,7 +42,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* dist
+	rm -rf $(VENV) $(LOWEST) $(DROPIN) $(FRAMEWORKS) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* dist
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +52,16 @@ $(VENV)/.ready: pyproject.toml
 $(LOWEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" "openai==2.45.0"
+	@touch $@
+
+$(DROPIN)/.ready: pyproject.toml scripts/dropin/suite.py
+	$(PYTHON) -m venv --clear $(DROPIN)
+	$(DROPIN)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	$(DROPIN)/bin/python -m scripts.dropin --prepare
+	@touch $@
+
+# One for each folder of tests/frameworks, since not all frameworks take the same SDK.
+$(FRAMEWORKS)/%/.ready: pyproject.toml tests/frameworks/%/requirements.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e . -r tests/frameworks/$*/requirements.txt
 	@touch $@

@@ -114,6 +114,14 @@ def cases() -> Iterator[dict[str, Case]]:
                 calls=1,
                 most=1.03,
             ),
+            "responses": Case(
+                f"stream of {provider.CHUNKS} events of Responses",
+                lambda: _read(_respond(bare, short)),
+                lambda: _read(_respond(guarded, short, user_id="u1")),
+                turns=200,
+                calls=1,
+                most=1.03,
+            ),
             "async": Case(
                 f"{TASKS} async calls at once",
                 batch(async_bare),
@@ -131,6 +139,10 @@ def cases() -> Iterator[dict[str, Case]]:
 
 def _create(client: Any, text: str, **options: Any) -> Any:
     return client.chat.completions.create(model=provider.MODEL, messages=[{"role": "user", "content": text}], **options)
+
+
+def _respond(client: Any, text: str, **options: Any) -> Any:
+    return client.responses.create(model=provider.MODEL, input=text, stream=True, **options)
 
 
 def _read(stream: Any) -> None:

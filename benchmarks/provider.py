@@ -37,6 +37,17 @@ def _event(choices: list[dict[str, Any]], **more: object) -> bytes:
     return f"data: {json.dumps(chunk)}\n\n".encode()
 
 
+def _item(kind: str, **fields: object) -> bytes:
+    """One event of a streamed Response."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, 'sequence_number': 7, **fields})}\n\n".encode()
+
+
+def _response(status: str, **more: object) -> dict[str, Any]:
+    fixed = {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "output": [], "metadata": {}}
+    names = {"id": "resp_1", "object": "response", "created_at": 1_800_000_000, "model": f"{MODEL}-2024-07-18"}
+    return {**names, **fixed, "status": status, "error": None, "usage": None, **more}
+
+
 def _delta(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
     return _event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}])
 
@@ -46,6 +57,19 @@ EVENTS = [
     _delta({"role": "assistant", "content": ""}),
     *[_delta({"content": " word"})] * (CHUNKS - 2),
     _delta({}, "stop"),
+]
+_READ = {
+    "input_tokens": 9,
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens": 51,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 60,
+}
+RESPONSE_EVENTS = [
+    _item("response.created", response=_response("in_progress")),
+    *[_item("response.output_text.delta", item_id="msg_1", output_index=0, content_index=0, delta=" word", logprobs=[])]
+    * (CHUNKS - 2),
+    _item("response.completed", response=_response("completed", usage=_READ)),
 ]
 _LAST = _event([], usage=_USAGE)
 _DONE = b"data: [DONE]\n\n"
@@ -69,6 +93,9 @@ def _respond(request: Any) -> Any:
     asked = json.loads(request.content)
     if not asked.get("stream"):
         return _library.Response(200, content=ANSWER, headers=headers)
+    if "input" in asked:
+        headers["content-type"] = "text/event-stream; charset=utf-8"
+        return _library.Response(200, stream=_Events(RESPONSE_EVENTS), headers=headers)
     # Whoever asks for usage is sent one event more, and reading it is part of the price.
     last = [_LAST] if (asked.get("stream_options") or {}).get("include_usage") else []
     headers["content-type"] = "text/event-stream; charset=utf-8"

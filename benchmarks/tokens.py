@@ -36,6 +36,9 @@ def measure(record: dict[str, Any]) -> Row:
         counted = tokens.request_tokens(body, exact, model)
         reserved = tokens.bound_tokens(body, exact, model)
         bound = tokens.bound_tokens(body, tokens.upper_bound, model)
+    elif record["endpoint"] == "responses":
+        counted, bound = (_response_tokens(body, count, model) for count in (exact, tokens.upper_bound))
+        reserved, bound = (tokens.with_margin(total) if "tools" in body else total for total in (counted, bound))
     else:
         value = body["input" if record["endpoint"] == "embeddings" else "prompt"]
         counted = reserved = tokens.input_tokens(value, exact)
@@ -43,11 +46,17 @@ def measure(record: dict[str, Any]) -> Row:
     return Row(record["prompt_tokens"], counted, reserved, bound)
 
 
+def _response_tokens(body: dict[str, Any], count: tokens.Counter, model: str) -> int:
+    given = body["input"]
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    return tokens.response_overhead(body, count, model) + sum(tokens.item_tokens(item, count, model) for item in items)
+
+
 def accuracy(path: str) -> None:
     rows: defaultdict[str, list[Row]] = defaultdict(list)
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for record in map(json.loads, lines):
-            if record["endpoint"] in ("chat", "embeddings", "completions"):
+            if record["endpoint"] in ("chat", "responses", "embeddings", "completions"):
                 row = measure(record)
                 rows[f"{record['endpoint']}: {record['category']}"].append(row)
                 rows["all"].append(row)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import inquiry
-from ._shell import LAST_SECONDS, Shell, call_of, is_async, switch_values
+from ._shell import LAST_SECONDS, Shell, is_async, switch_values
 from ._streams import metered
 from ._transport import Sending, sending
 from .deadline import within
@@ -27,6 +27,7 @@ from .effects import (
     T,
     drive_async,
 )
+from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_async_store
 from .types import Finding, LimitStatus, Outcome, Quote, Refusal, Reservation
@@ -103,8 +104,8 @@ class AsyncGuard(Shell):
 
         ``messages`` means chat completions; other surfaces are named: ``endpoint="embeddings"``.
         """
-        claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
-        return await self.run(inquiry.quote(self.core, call_of(endpoint, arguments, claim)))
+        claim = claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags)
+        return await self.run(inquiry.quote(self.core, self._asked(endpoint, arguments, claim)))
 
     async def close(self, *, store: bool = True) -> None:
         """Deliver what the store and the sinks still wait for, and close the store if the client opened it."""
@@ -120,7 +121,15 @@ class AsyncGuard(Shell):
     # What the client calls --------------------------------------------------------------------------------------------
 
     async def run(self, flow: Flow[T], transmit: Transmit | None = None) -> T:
-        """Drive a flow of the path, sending by `transmit`."""
+        """Drive a flow of the path, sending by `transmit`.
+
+        Raises:
+            ConfigurationError: the event loop is not one of asyncio.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise ConfigurationError("The async clients run on asyncio; under trio, use a sync client.") from error
 
         def perform(effect: Effect) -> Any:
             if type(effect) is Send:
@@ -153,10 +162,10 @@ class AsyncGuard(Shell):
             return await _insist(asyncio.to_thread(self._now, effect), undo)
         if not self._link.asks(effect):
             return self._instead(effect)
-        asking = self._asked(effect)
+        asking = self._awaited(effect)
         return await (asking if type(effect) is Peek else _insist(asking, undo))
 
-    async def _asked(self, effect: Effect) -> Any:
+    async def _awaited(self, effect: Effect) -> Any:
         try:
             answer = await self._at_store(effect)
         except Exception as error:

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from openai._types import NotGiven, Omit
+from pydantic import BaseModel
 
 from ._outage import StoreLink
 from ._transport import sending
 from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Reserve, Settle, drive
-from .endpoints import ENDPOINTS, Route, Unguarded, classify
+from .endpoints import ENDPOINTS, Endpoint, Route, Unguarded, classify, deployment_of
 from .errors import ConfigurationError
 from .guard import Guard
 from .identity import NOTHING, Claim, claim_of, current
@@ -36,6 +37,10 @@ log = logging.getLogger("safe_llm")
 CLAIM_HEADER = "____safe_llm_claim"
 """Carries what a call says of its caller from the typed facades through every calling style of the SDK to `request`,
 which takes it out again. Only a `Carried` is taken for one, so no header from outside can name a user."""
+
+
+_LONGEST_TIMEOUT = 86_400
+"""Seconds. No deadline of a policy is longer."""
 
 
 class Carried(NamedTuple):
@@ -87,7 +92,7 @@ class Shell:
         allows = core.policy.on_store_error == "allow"
         self._link = StoreLink(allows=allows, clock=core.clock, emit=self._emit)
         self._deliverer = Worker("safe_llm deliverer")
-        self._claim = NOTHING
+        self._claim, self._base = NOTHING, ""
         self._ways: dict[type, Callable[..., Any]] = {
             Emit: self._emit,
             FindPlan: self._found_plan,
@@ -103,11 +108,20 @@ class Shell:
         """Whether the store may wait for I/O."""
         return bool(getattr(self._store, "blocking", True))
 
-    def with_claim(self, claim: Claim) -> Any:
-        """This guard as a client that is bound to a caller reaches it. Everything else is shared."""
+    def with_claim(self, claim: Claim, base: str) -> Any:
+        """This guard as a client reaches it that is bound to a caller and a base URL. Everything else is shared."""
         bound = copy(self)
-        bound._claim = claim
+        bound._claim, bound._base = claim, base
         return bound
+
+    @property
+    def largest_file(self) -> int:
+        """Bytes of a file that are read: more of it is refused whatever they are."""
+        return self.policy.widest_input.max_inline_bytes
+
+    def _asked(self, endpoint: str | None, arguments: Mapping[str, Any], claim: Claim) -> Call:
+        """The call that a quote is asked of."""
+        return call_of(endpoint, arguments, self.bound(claim), self._base, self.largest_file)
 
     def bound(self, claim: Claim) -> Claim:
         """A claim laid over the one of the client that this guard was reached through, and over the context."""
@@ -278,54 +292,33 @@ def take_claim(options: Any, bound: Claim) -> tuple[Any, Claim]:
     return options, carried.call.over(bound).over(carried.context)
 
 
-def read_call(options: Any, route: Route, claim: Claim, timeout: Any) -> Call:
-    """The call that a request to a guarded route is, ``extra_body`` merged in as the SDK would."""
+def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int) -> tuple[Any, Call]:
+    """A request to a guarded route, and the call that it is, ``extra_body`` merged in as the SDK would.
+
+    Files are read here, at most `most` bytes of each and one more: what was weighed is what is sent.
+    """
     given, extra = options.json_data, options.extra_json
     body: dict[str, Any] = {}
-    as_json = getattr(options, "content", None) is None
-    if as_json and (given is None or isinstance(given, Mapping)):
-        merged = {**(given or {}), **(extra or {})}
-        body = {name: value for name, value in merged.items() if not isinstance(value, Omit | NotGiven)}
-    if isinstance(options.timeout, NotGiven):
-        total = timeout
-    else:
-        total = options.timeout
-    return Call(
-        endpoint=ENDPOINTS[route.path],
-        body=body,
-        claim=claim,
-        uploads=uploads_of(options.files),
+    if getattr(options, "content", None) is None and (given is None or isinstance(given, Mapping)):
+        body = {**(given or {}), **(extra or {})}
+    uploads: tuple[Upload, ...] = ()
+    if options.files:
+        files = take_files(options.files, most)
+        options = options.model_copy(update={"files": files})
+        uploads = _uploads(files)
+    call = _call(
+        ENDPOINTS[route.path],
+        body,
+        claim,
+        uploads=uploads,
         deployment=route.deployment,
         query={**dict(parse_qsl(urlsplit(options.url).query, keep_blank_values=True)), **(options.params or {})},
-        timeout=float(total) if isinstance(total, int | float) else None,
-        stream=body.get("stream") is True,
+        timeout=timeout if isinstance(options.timeout, NotGiven) else options.timeout,
     )
+    return options, call
 
 
-def uploads_of(files: Any) -> tuple[Upload, ...]:
-    """The files of a multipart request, as the SDK has prepared them: a mapping or pairs of field and file."""
-    pairs = files.items() if isinstance(files, Mapping) else files or ()
-    return tuple(_upload(field, file) for field, file in pairs)
-
-
-def _upload(field: str, file: Any) -> Upload:
-    content = file[1] if isinstance(file, tuple) else file  # beside the name, the type and the headers
-    if isinstance(content, str):
-        content = content.encode()
-    if isinstance(content, bytes | bytearray):
-        return Upload(field, len(content), bytes(content))
-    if isinstance(content, os.PathLike):
-        return Upload(field, os.stat(content).st_size)
-    try:
-        position = content.tell()
-        size = content.seek(0, os.SEEK_END) - position
-        content.seek(position)
-    except (AttributeError, OSError, ValueError):
-        return Upload(field, None)
-    return Upload(field, size)
-
-
-def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim) -> Call:
+def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim, base: str, most: int) -> Call:
     """The call that these arguments of a guarded method would make.
 
     Raises:
@@ -336,23 +329,74 @@ def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim) ->
     if found is None:
         names = ", ".join(sorted(known.name for known in ENDPOINTS.values()))
         raise ConfigurationError(f"There is no guarded endpoint {name!r}. There are: {names}.")
-    rest = dict(arguments)
+    rest = {name: value for name, value in arguments.items() if not isinstance(value, Omit | NotGiven)}
     extra, query, timeout = rest.pop("extra_body", None), rest.pop("extra_query", None), rest.pop("timeout", None)
     rest.pop("extra_headers", None)
-    files = [(name, file) for name in found.upload_fields for file in _listed(rest.pop(name, None))]
-    body = {k: v for k, v in {**rest, **(extra or {})}.items() if not isinstance(v, Omit | NotGiven)}
-    for name in ("messages", "input", "prompt"):
-        given = body.get(name)
-        if isinstance(given, Iterable) and not isinstance(given, str | Mapping):
-            body[name] = list(given)
-    return Call(
-        endpoint=found,
-        body=body,
-        claim=claim,
-        uploads=uploads_of(files),
+    given = [(name, file) for name in found.upload_fields for file in _listed(rest.pop(name, None))]
+    body = {name: list(value) if is_other_iterable(value) else value for name, value in rest.items()}
+    return _call(
+        found,
+        {**body, **(extra or {})},
+        claim,
+        uploads=_uploads(take_files(given, most)),
+        deployment=deployment_of(base),
         query=dict(query or {}),
-        timeout=float(timeout) if isinstance(timeout, int | float) else None,
-        stream=body.get("stream") is True,
+        timeout=timeout,
+    )
+
+
+def _call(endpoint: Endpoint, body: dict[str, Any], claim: Claim, *, timeout: Any, **rest: Any) -> Call:
+    """What reading a request and reading a method's arguments come to."""
+    body = {name: value for name, value in body.items() if not isinstance(value, Omit | NotGiven)}
+    total = min(timeout, _LONGEST_TIMEOUT) if isinstance(timeout, int | float) else None
+    seconds = None if total is None else float(total)
+    return Call(endpoint, body, claim, timeout=seconds, stream=body.get("stream") is True, **rest)
+
+
+def take_files(files: Any, most: int) -> list[tuple[str, Any]]:
+    """The files of a multipart request with their contents as bytes, in the SDK's own form: pairs of field and file."""
+    pairs = files.items() if isinstance(files, Mapping) else files
+    return [(field, _with_content(file, most)) for field, file in pairs]
+
+
+def _with_content(file: Any, most: int) -> Any:
+    if isinstance(file, tuple):  # beside the name, the type and the headers
+        return (file[0], _content(file[1], most), *file[2:])
+    name = os.path.basename(name) if isinstance(name := getattr(file, "name", None), str) else None
+    content = _content(file, most)
+    return content if name is None else (name, content)
+
+
+def _content(file: Any, most: int) -> bytes:
+    if isinstance(file, str):
+        return file.encode()
+    if isinstance(file, bytes | bytearray):
+        return bytes(file)
+    if isinstance(file, os.PathLike):
+        with open(file, "rb") as opened:
+            return opened.read(most + 1)
+    if not hasattr(file, "read"):
+        raise TypeError(f"A file must be bytes, a path or something to read from, not {_name(file)}.")
+    start = None
+    if getattr(file, "seekable", lambda: False)():
+        start = file.tell()
+        file.seek(0)  # the HTTP client sends all of it, wherever it was read to
+    read = file.read(most + 1)
+    if start is not None:
+        file.seek(start)
+    return read.encode() if isinstance(read, str) else bytes(read)
+
+
+def _uploads(files: list[tuple[str, Any]]) -> tuple[Upload, ...]:
+    return tuple(Upload(field, file[1] if isinstance(file, tuple) else file) for field, file in files)
+
+
+def is_other_iterable(value: object) -> bool:
+    """Whether a value is sent as a list although it is none yet."""
+    if type(value) in (str, list, dict):  # nearly always
+        return False
+    return isinstance(value, Iterable) and not isinstance(
+        value, str | bytes | list | tuple | Mapping | type | BaseModel
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import inquiry
-from ._shell import Shell, call_of, is_async, switch_values
+from ._shell import Shell, is_async, switch_values
 from ._streams import metered
 from ._transport import Sending, sending
 from .deadline import within
@@ -99,8 +99,8 @@ class SyncGuard(Shell):
 
         ``messages`` means chat completions; other surfaces are named: ``endpoint="embeddings"``.
         """
-        claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
-        return drive(inquiry.quote(self.core, call_of(endpoint, arguments, claim)), self._now)
+        claim = claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags)
+        return drive(inquiry.quote(self.core, self._asked(endpoint, arguments, claim)), self._now)
 
     def close(self, *, store: bool = True) -> None:
         """Deliver what the store and the sinks still wait for, and close the store if the client opened it."""

@@ -51,6 +51,8 @@ class Sending:
         self.body: bytearray | None = None
         """Of an answer that is no stream of events, as far as it is kept."""
         self._keeps_body = False
+        self._may_be_events = False
+        """The answer is called JSON, but was asked for as events, and is read as such if it is."""
         self.first_token: float | None = None
         self.stream: Any = None
         """Our stream in a response that is still open."""
@@ -99,7 +101,11 @@ class Sending:
         self.headers, self.request = response.headers, response.request
         if isinstance(self.admission.call.endpoint, Unguarded):
             return False  # it is recorded when it is handed over
-        if self._is_events(response):
+        kind = str(response.headers.get("content-type", "")).lower()
+        is_json = "json" in kind
+        if is_json and self.admission.call.stream and response.is_closed:
+            is_json = _begins_as_json(response.content)  # the SDK reads it as events, whatever it is called
+        if kind.startswith("text/event-stream") or (self.admission.call.stream and not is_json):
             if not response.is_closed:
                 return True
             if as_stream and "content-encoding" not in response.headers:
@@ -107,21 +113,20 @@ class Sending:
             self.meter.feed(response.content)  # the caller has it whole, usage and all
             self.meter.end()
             return False
-        kind = str(response.headers.get("content-type", "json")).lower()
-        self._keeps_body = "json" in kind  # nothing else tells usage
+        self._keeps_body = is_json or not kind  # nothing else tells usage
         self.body = bytearray()
+        self._may_be_events = self.admission.call.stream
         if response.is_closed:
             self.feed(response.content)
             return False
         return True
 
-    def _is_events(self, response: Any) -> bool:
-        kind = str(response.headers.get("content-type", "")).lower()
-        # The SDK reads what it asked for as events, whatever the type says.
-        return kind.startswith("text/event-stream") or (self.admission.call.stream and "json" not in kind)
-
     def feed(self, data: bytes) -> bytes:
         """Bytes have come; those to hand on."""
+        if self._may_be_events and data.strip():
+            self._may_be_events = False
+            if not _begins_as_json(data):
+                self.body = None
         if self.body is not None:
             if self._keeps_body and len(self.body) <= _LARGEST_BODY:
                 self.body += data
@@ -172,10 +177,13 @@ class Sending:
             item = _json(self.body)
             if item is not None:
                 meter.take(item)
-        if meter.usage is None:
+        if meter.usage is None or not meter.ended:
             meter.read_rest()
         outcome.usage, outcome.response_model, outcome.tier = meter.usage, meter.model, meter.tier
         outcome.response_id, outcome.hosted_calls = meter.response_id, meter.hosted_calls
+        outcome.pending = meter.pending and meter.usage is None
+        if not meter.ended and meter.usage is not None:
+            outcome.usage, outcome.at_least = None, meter.usage  # told on the way: the stream was cut
         known = meter.items and not meter.overflowed and self.admission.call.endpoint.streams_text
         outcome.text = meter.text if known else None
 
@@ -218,6 +226,10 @@ def _never_sent(error: BaseException | None) -> bool:
 def _is_timeout(error: BaseException | None) -> bool:
     """Whether an error is a time-out of httpx or httpx2, which a stream raises as it is."""
     return any(cls.__name__ == "TimeoutException" for cls in type(error).__mro__)
+
+
+def _begins_as_json(data: bytes) -> bool:
+    return data.lstrip().startswith((b"{", b"["))
 
 
 def _json(body: bytes | bytearray) -> Mapping[str, Any] | None:

@@ -87,7 +87,8 @@ def settled_usage(admission: Admission, outcome: Outcome, seen: tuple[int, int] 
         return Usage(), "none"
     if seen is None:
         return Usage(admission.input_tokens, admission.output_tokens), "estimated"
-    given, generated = seen
+    told = outcome.at_least or Usage()
+    given, generated = max(seen[0], told.input_tokens), max(seen[1], told.output_tokens)
     return Usage(min(given, admission.input_tokens), min(generated, admission.output_tokens)), "estimated"
 
 

@@ -169,7 +169,7 @@ class _Sync(_Guarded):
     @property
     def guard(self) -> SyncGuard:
         """How limits stand, what a call would cost, kill switches, and the policy in force."""
-        guard: SyncGuard = self._guard.with_claim(self._claim)
+        guard: SyncGuard = self._guard.with_claim(self._claim, str(self.base_url))  # type: ignore[attr-defined]
         return guard
 
     @cached_property
@@ -188,7 +188,8 @@ class _Sync(_Guarded):
         options, claim = take_claim(options, self._claim)
         route = route_of(options, str(self.base_url))  # type: ignore[attr-defined]
         if route.kind == "guarded":
-            call = read_call(options, route, claim, self.timeout)  # type: ignore[attr-defined]
+            most = self._guard.largest_file
+            options, call = read_call(options, route, claim, self.timeout, most)  # type: ignore[attr-defined]
 
             def transmit(body: dict[str, Any]) -> Any:
                 given = options if body is call.body else with_body(options, body)
@@ -234,7 +235,7 @@ class _Async(_Guarded):
     @property
     def guard(self) -> AsyncGuard:
         """How limits stand, what a call would cost, kill switches, and the policy in force."""
-        guard: AsyncGuard = self._guard.with_claim(self._claim)
+        guard: AsyncGuard = self._guard.with_claim(self._claim, str(self.base_url))  # type: ignore[attr-defined]
         return guard
 
     @cached_property
@@ -253,7 +254,8 @@ class _Async(_Guarded):
         options, claim = take_claim(options, self._claim)
         route = route_of(options, str(self.base_url))  # type: ignore[attr-defined]
         if route.kind == "guarded":
-            call = read_call(options, route, claim, self.timeout)  # type: ignore[attr-defined]
+            most = self._guard.largest_file
+            options, call = read_call(options, route, claim, self.timeout, most)  # type: ignore[attr-defined]
 
             async def transmit(body: dict[str, Any]) -> Any:
                 given = options if body is call.body else with_body(options, body)
@@ -380,9 +382,10 @@ def _name_keywords() -> None:
     for ours in (SafeOpenAI, AsyncSafeOpenAI, SafeAzureOpenAI, AsyncSafeAzureOpenAI):
         sdk = ours.__mro__[3]
         for name in ("__init__", "copy"):
-            theirs = inspect.signature(getattr(sdk, name))
+            theirs = inspect.signature(getattr(sdk, name), eval_str=True)
             method = _passing_on(getattr(_Guarded, name))
             method.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *own])
+            method.__annotations__ = {p.name: p.annotation for p in theirs.parameters.values() if p.name != "self"}
             setattr(ours, name, method)
         setattr(ours, "with_options", vars(ours)["copy"])  # noqa: B010  # mypy takes the plain form for an instance's
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from . import background, counting, reserving, settling
+from . import accounting, background, counting, reserving, settling
 from .accounting import Amounts
 from .effects import Flow, complete, emit, find_plan, inspect, reserve, send, settle
 from .endpoints.reading import malformed
@@ -57,7 +57,8 @@ _IN_BODY_ONLY = frozenset(
         *("web_search_options", "modalities", "audio", "prediction", "suffix", "service_tier", "background", "text"),
         *("response_format", "previous_response_id", "conversation", "reasoning", "metadata", "safety_identifier"),
         *("quality", "size", "partial_images", "frame_count", "output_format", "input_fidelity", "svg", "image"),
-        *("file", "speed", "stream_format", "dimensions", "encoding_format"),
+        *("images", "mask", "markup", "file", "keywords", "known_speaker_references", "speed", "stream_format"),
+        *("dimensions", "encoding_format", "tool_choice"),
     )
 )
 """Fields that are checked in the body, and that a query must not name once more."""
@@ -152,7 +153,7 @@ class Guard:
             return (yield from send(admission, call.body))
         body = call.endpoint.write(call)
         admission.cap_sent = call.cap
-        if self.policy.identity.send_safety_identifier:
+        if self.policy.identity.send_safety_identifier and call.endpoint.knows_safety_identifier:
             body["safety_identifier"] = self._hashed(admission.identity.user.encode())
         admission.hide_usage = call.stream and not call.endpoint.wants_usage(call)
         return (yield from send(admission, body))
@@ -179,7 +180,7 @@ class Guard:
         yield from settle(admission.reservation, [*[0] * len(admission.gate), *actual])
         yield from emit(record)
         with suppress(StoreUnavailableError):  # whoever found that out has told of it
-            yield from settling.tell(self, admission, actual)
+            yield from settling.tell(self, admission.made, accounting.dimensions(admission), actual)
 
     # Deciding, step by step -------------------------------------------------------------------------------------------
 
@@ -211,21 +212,28 @@ class Guard:
 
     def _read(self, admission: Admission) -> None:
         call = admission.call
-        if doubled := _IN_BODY_ONLY & call.query.keys():
+        if doubled := _IN_BODY_ONLY & {str(name).partition("[")[0] for name in call.query}:
             raise malformed(f"extra_query names {', '.join(sorted(doubled))}, which belongs into the body")
         # The widest rules of any plan or feature: which of them holds is not known before the caller is.
         call.body, weight = take_over(call.body, self.policy.widest_input)
         call.weight = weight.with_uploads(call.uploads)
         call.weight.hold(self.policy.widest_input)
         for upload in call.uploads:
-            if upload.field.partition("[")[0] not in call.endpoint.upload_fields:
+            if upload.name not in call.endpoint.upload_fields:
                 raise malformed(f"{upload.field[:80]!r} is sent as a file, which {call.endpoint.name} does not take")
         model = call.deployment or call.body.get("model")
-        if model is not None or call.endpoint.names_model(call):
+        # A policy that opens every route leaves what is incomplete to the provider, who refuses it.
+        is_strict = "*" not in self.policy.routes.allow
+        if model not in (None, "") or (is_strict and call.endpoint.names_model(call)):
             if not isinstance(model, str) or not 0 < len(model) <= _LONGEST_MODEL or not model.isprintable():
                 raise malformed(f"model must be a name of 1 to {_LONGEST_MODEL} printable characters")
             call.model = model
+        if call.endpoint.may_bill_letters:
+            rates = self.prices.rates(call.model)
+            call.by_letter = rates is not None and rates.by_letter
         call.endpoint.read(call)
+        if is_strict and call.messages is not None and not call.messages and not call.unseen:
+            raise malformed("its messages must be a list of at least one message")
         admission.prompt_hash = self._hashed(to_json(call.endpoint.prompt(call), fallback=_type_name))
 
     def _identify(self, admission: Admission) -> None:

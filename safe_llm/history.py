@@ -45,10 +45,11 @@ def turns(messages: Sequence[Message]) -> list[list[int]]:
         found[-1].append(position)
         answered = _answered_id(message)
         if answered is not None:
-            asked = asked_at.get(answered, position)
+            asked, later = asked_at.get(answered, position), []
             while found[-1][0] > asked:
-                later = found.pop()
-                found[-1].extend(later)
+                later.append(found.pop())
+            for turn in reversed(later):
+                found[-1].extend(turn)
         else:
             asked_at.update(dict.fromkeys(_call_ids(message), position))
     return found

@@ -55,6 +55,7 @@ class Meter:
         "items",
         "model",
         "overflowed",
+        "pending",
         "response_id",
         "tier",
         "usage",
@@ -77,7 +78,9 @@ class Meter:
         self.ended = False
         """The stream said that it is complete."""
         self.failed = False
-        """The stream carried an error."""
+        """The provider said that it failed."""
+        self.pending = False
+        """An answer that is no stream is still to come."""
         self.model: str | None = None
         self.tier: str | None = None
         self.response_id: str | None = None
@@ -126,11 +129,11 @@ class Meter:
                 start = end
         return seen[0] if len(seen) == 1 else b"".join(seen)
 
-    def _keep(self, events: bytes) -> None:
+    def _keep(self, said: bytes | str) -> None:
         if not self._endpoint.streams_text:
             return
-        self._kept.append(events)
-        self._kept_size += len(events)
+        self._kept.append(said)
+        self._kept_size += len(said)
         if self._kept_size > _MOST_KEPT:
             self.overflowed = True
             self._kept.clear()
@@ -148,7 +151,7 @@ class Meter:
 
     def read_rest(self) -> None:
         """Read the events that were only kept: how a stream without usage ended, and what it said."""
-        kept, self._kept = self._kept, []
+        kept, self._kept, self._kept_size = self._kept, [], 0
         for piece in kept:
             if isinstance(piece, str):
                 self._kept.append(piece)
@@ -173,22 +176,25 @@ class Meter:
         endpoint = self._endpoint
         text, ended = endpoint.said(item)
         if text:
-            self._kept.append(text)
+            self._keep(text)
         self._skips = bool(self._kept) or not endpoint.streams_text
         if ended:
             self.ended = True
-        if item.get("error") or item.get("type") == "error":
+        if endpoint.failed(item):
             self.failed = True
         if self.response_id is None:
             self.response_id = text_or_none(endpoint.answer(item).get("id"))
         usage = endpoint.usage(item)
         if usage is not None:
+            if endpoint.sums_usage and self.usage is not None:
+                usage = added(self.usage, usage)
             self.note(item, usage)
         return not (self._hide_usage and item.get("usage") is not None and endpoint.only_usage(item))
 
     def take(self, answer: Mapping[str, Any]) -> None:
         """Read an answer that is no stream."""
         self.items, self.ended = 1, True
+        self.failed, self.pending = self._endpoint.failed(answer), self._endpoint.pending(answer)
         self._kept = [self._endpoint.said(answer)[0]]
         self.note(answer, self._endpoint.usage(answer))
 
@@ -205,6 +211,11 @@ class Meter:
 def text_or_none(value: object) -> str | None:
     """A short string from a provider's answer, or None: names from outside are bounded before they are kept."""
     return value if isinstance(value, str) and 0 < len(value) <= 256 else None
+
+
+def added(one: Usage, other: Usage) -> Usage:
+    """Two usages as one; a part that one of them does not tell is not told."""
+    return Usage(*[None if a is None or b is None else a + b for a, b in zip(one, other, strict=True)])  # type: ignore[arg-type]
 
 
 def _tells_usage(events: bytes) -> bool:

@@ -52,6 +52,8 @@ class Rates:
     output_image: int | None = None
     hour: int | None = None
     """nano-USD per hour of a recording, for models that are billed by its length alone."""
+    by_letter: bool = False
+    """`input` is of letters, and each stands for a token."""
     long: tuple[tuple[int, Rates], ...] = ()
     """Ascending (tokens, rates): a call with more input tokens than that pays those rates for all of its tokens."""
 
@@ -274,9 +276,9 @@ def _rates(prices: ModelPrice) -> Rates | None:
     if prices.input_mtok is None:
         if prices.audio_hours is not None:
             return Rates(0, 0, 0, hour=_nano(_at(prices.audio_hours, 0)))
-        if prices.input_mchars is not None:  # a letter stands for a token
+        if prices.input_mchars is not None:
             letter = _nano(_at(prices.input_mchars, 0))
-            return Rates(letter, letter, 0)
+            return Rates(letter, letter, 0, by_letter=True)
         return None  # moderation has no price at all: not free
     starts = {tier.start for price in vars(prices).values() for tier in getattr(price, "tiers", ())}
     return replace(_band(prices, 0), long=tuple((start, _band(prices, start + 1)) for start in sorted(starts)))

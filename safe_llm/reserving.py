@@ -38,8 +38,10 @@ def estimate(guard: Guard, admission: Admission) -> None:
     """
     call = admission.call
     tools = _tools(guard, admission)
-    admission.extra_input = call.extra_input + sum(tool.reserve_tokens for tool in tools)
-    fees = [tool.fee_nano for tool in tools]
+    admission.extra_input = call.extra_input + sum(tool.reserve_tokens for tool in tools.values())
+    for kind, tool in tools.items():
+        admission.fee_of[family(kind)] = max(admission.fee_of.get(family(kind), 0), tool.fee_nano)
+    fees = admission.fee_of.values()
     # Where the caller bounds the calls, all of them may be of the dearest tool; where nobody does, one of each.
     admission.fees = sum(fees) if call.max_hosted_calls is None else max(fees, default=0) * call.max_hosted_calls
     admission.counted |= call.unseen
@@ -205,11 +207,11 @@ def _downgrade(guard: Guard, admission: Admission) -> bool:
     return before is None or admission.cost is None or admission.cost < before
 
 
-def _tools(guard: Guard, admission: Admission) -> list[HostedTool]:
-    """The policy's entries for the hosted tools that the call offers to the model."""
-    found = []
+def _tools(guard: Guard, admission: Admission) -> dict[str, HostedTool]:
+    """The policy's entries for the hosted tools that the call offers to the model, by their types."""
+    found = {}
     for kind in admission.call.hosted_tools:
-        tool = listed_tool(guard, kind)
+        tool = _listed(guard, kind)
         if tool is None:
             name = family(kind)[:80]
             raise RouteBlockedError(
@@ -218,17 +220,20 @@ def _tools(guard: Guard, admission: Admission) -> list[HostedTool]:
                 "would allow it.",
                 code="hosted_tool_blocked",
             )
-        found.append(tool)
+        found[kind] = tool
     return found
 
 
-def listed_tool(guard: Guard, kind: str) -> HostedTool | None:
+def _listed(guard: Guard, kind: str) -> HostedTool | None:
     """The policy's entry for a hosted tool: by its type, its family, or the one for all."""
     listed = guard.policy.routes.hosted_tools
     return listed.get(kind) or listed.get(family(kind)) or listed.get("*")
 
 
-def fees(guard: Guard, calls: Mapping[str, int]) -> int:
-    """nano-USD for hosted tools that were called so often."""
-    tools = {name: listed_tool(guard, name) for name in calls}
-    return sum(tool.fee_nano * calls[name] for name, tool in tools.items() if tool is not None)
+def fees(guard: Guard, fee_of: Mapping[str, int], calls: Mapping[str, int]) -> int:
+    """nano-USD for hosted tools that were called so often; those that nobody offered, as the policy lists them."""
+    total = 0
+    for name, times in calls.items():
+        tool = None if name in fee_of else _listed(guard, name)
+        total += times * (fee_of.get(name, 0) if tool is None else tool.fee_nano)
+    return total

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property, wraps
 from typing import Any, NoReturn, TypeVar
 
-from ._shell import CLAIM_HEADER, Carried
+from ._shell import CLAIM_HEADER, Carried, is_other_iterable
 from .errors import RouteBlockedError
 from .identity import NOTHING, claim_of, current
 
@@ -92,13 +92,8 @@ def _listed(message: Any) -> Any:
     """A message whose parts and calls are lists, where they came as other iterables."""
     if not isinstance(message, dict):
         return message
-    found = {name: message[name] for name in ("content", "tool_calls") if name in message}
-    lists = {name: list(value) for name, value in found.items() if _is_other_iterable(value)}
+    lists = {name: list(value) for name, value in message.items() if is_other_iterable(value)}
     return {**message, **lists} if lists else message
-
-
-def _is_other_iterable(value: object) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str | list | tuple | Mapping)
 
 
 def _method(theirs: Callable[..., Any], light_name: str | None) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import accounting, alerts, counting, reserving, tokens
@@ -18,18 +18,30 @@ _TOLD_AT_MOST = 10_000
 def used(guard: Guard, admission: Admission, outcome: Outcome) -> Flow[tuple[Usage, str]]:
     """What a call used, and how that is known. What was seen of an answer without usage is counted exactly."""
     seen = None
+    if outcome.usage is not None and outcome.usage.audio_seconds and not _is_billed_by_length(guard, admission):
+        outcome.usage = outcome.text = None  # a length is no number of tokens
     if outcome.usage is None and not outcome.unbilled and not admission.estimated:
         reserving.bound_unreserved(guard, admission)
-    if outcome.to_be_counted and not admission.call.background:  # what was seen of that is not all that is billed
+    if outcome.to_be_counted and not goes_on(admission, outcome):
         call, text = admission.call, outcome.text or ""
         readable = admission.prompt_hash is not None
         seen = yield from compute(
             lambda: (
                 counting.count(call) + admission.extra_input if readable else admission.input_tokens,
-                tokens.exact(call.model)(text),
+                tokens.exact_up_to(call.model, admission.output_tokens)(text),
             ),
         )
     return accounting.settled_usage(admission, outcome, seen)
+
+
+def goes_on(admission: Admission, outcome: Outcome) -> bool:
+    """Whether the provider is at work beyond what was seen of the answer."""
+    return outcome.pending or admission.call.background
+
+
+def _is_billed_by_length(guard: Guard, admission: Admission) -> bool:
+    rates = guard.prices.rates(admission.call.model)
+    return rates is None or rates.hour is not None
 
 
 def cost(guard: Guard, admission: Admission, outcome: Outcome, usage: Usage, source: str) -> int | None:
@@ -46,7 +58,7 @@ def cost(guard: Guard, admission: Admission, outcome: Outcome, usage: Usage, sou
         whole = usage.input_tokens == admission.input_tokens and usage.output_tokens == admission.output_tokens
         return admission.cost if whole or not known else min(max(known) + admission.fees, admission.cost)
     calls = outcome.hosted_calls
-    fees = admission.fees if calls is None else reserving.fees(guard, calls)
+    fees = admission.fees if calls is None else reserving.fees(guard, admission.fee_of, calls)
     return price(guard, (admission.call.model, outcome.response_model), outcome.tier, usage, fees)
 
 
@@ -70,14 +82,13 @@ def record(
     return UsageRecord.model_validate(values)
 
 
-def tell(guard: Guard, admission: Admission, actual: Sequence[int]) -> Flow[None]:
-    """Tell of debts, and of limits whose settled use has reached a threshold."""
-    for (placed, charge), amount in zip(admission.made, actual, strict=True):
+def tell(guard: Guard, made: accounting.Made, values: Mapping[str, str | None], actual: Sequence[int]) -> Flow[None]:
+    """Tell of debts, and of limits whose settled use has reached a threshold. `values`: dimension to value."""
+    for (placed, charge), amount in zip(made, actual, strict=True):
         if amount > charge.amount:
-            scope = placed.scope(accounting.dimensions(admission))
-            yield from emit(alerts.debt(placed, scope, charge.amount, amount, guard.now()))
+            yield from emit(alerts.debt(placed, placed.scope(values), charge.amount, amount, guard.now()))
     percents = guard.policy.alert_at_percent
-    windowed = [made for made in admission.made if made[1].kind != "held"]
+    windowed = [pair for pair in made if pair[1].kind != "held"]
     if not windowed or not percents:
         return
     tallies = yield from peek([charge for _, charge in windowed])
@@ -86,7 +97,7 @@ def tell(guard: Guard, admission: Admission, actual: Sequence[int]) -> Flow[None
         if tally.used * 100 >= lowest * charge.limit:
             for percent in alerts.reached(percents, charge, tally):
                 if (yield from _tells(guard, alerts.claim(charge, percent))):
-                    scope = placed.scope(accounting.dimensions(admission))
+                    scope = placed.scope(values)
                     yield from emit(alerts.threshold(placed, scope, charge, tally, percent, guard.now()))
 
 

@@ -316,13 +316,18 @@ class Check(Protocol):
 
 
 class Upload(NamedTuple):
-    """One file of a multipart request."""
+    """One file of a multipart request, as it is sent."""
 
     field: str
-    size: int | None
-    """Bytes; None for a stream of unknown length."""
-    content: bytes | None = None
-    """Where it was given as bytes."""
+    content: bytes
+
+    @property
+    def name(self) -> str:
+        """The field without the brackets of a list."""
+        return self.field.partition("[")[0]
+
+    def __repr__(self) -> str:
+        return f"Upload({self.field!r}, {len(self.content)} bytes)"
 
 
 @dataclass(slots=True)
@@ -353,7 +358,9 @@ class Call:
     extra_output: int = 0
     """Tokens that an answer may bill beyond its cap."""
     extra_input: int = 0
-    """Tokens that may be billed as input beside what the context's limit is about: uploads."""
+    """Tokens that uploads may be billed as; the limit of the context is not about them."""
+    by_letter: bool = False
+    """The model is billed by the letters of its input; each stands for a token."""
     audio_seconds: int = 0
     """Seconds of uploaded audio at the most."""
     unseen: bool = False
@@ -394,7 +401,7 @@ class Admission:
     counted: bool = False
     """Whether `input_tokens` is an exact count rather than a bound."""
     extra_input: int = 0
-    """What of it is reserved for hosted tools."""
+    """What of it is reserved for uploads and hosted tools."""
     output_tokens: int = 0
     """What is reserved for the output."""
     rates: list[Rates] = field(default_factory=list)
@@ -405,6 +412,8 @@ class Admission:
     """Whether what the call can bill has been bounded."""
     fees: int = 0
     """nano-USD of hosted tools, included in `cost`."""
+    fee_of: dict[str, int] = field(default_factory=dict)
+    """nano-USD for each call of a hosted tool, by its family."""
     corrects: str | None = None
     """Not a call of its own: it retrieves the background response of this id."""
     cap_sent: int | None = None
@@ -436,6 +445,10 @@ class Outcome:
     """The provider refused, or was never reached: it costs nothing."""
     attempts: int = 0
     usage: Usage | None = None
+    at_least: Usage | None = None
+    """What a stream told before it was cut."""
+    pending: bool = False
+    """The provider has not begun, or is still at work: what it bills is told to whoever retrieves the answer."""
     text: str | None = field(default=None, repr=False)
     """What was seen of an answer whose usage is unknown; None where nothing was seen."""
     response_id: str | None = None
@@ -450,7 +463,7 @@ class Outcome:
     @property
     def to_be_counted(self) -> bool:
         """Whether it must be counted what was used: something was seen of an answer that told no usage."""
-        return self.usage is None and not self.unbilled and self.text is not None
+        return self.usage is None and not self.unbilled and not self.pending and self.text is not None
 
     def result(self) -> Any:
         """The value, or the error raised."""

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from safe_llm import AsyncSafeAzureOpenAI, FeatureNotAllowedError, SafeAzureOpenAI, UnpricedModelError, Usage, identify
+from safe_llm import (
+    AsyncSafeAzureOpenAI,
+    FeatureNotAllowedError,
+    RateLimitExceededError,
+    SafeAzureOpenAI,
+    UnpricedModelError,
+    Usage,
+    identify,
+)
 from safe_llm.testing import FakeOpenAI, RecordingSink, Reply
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +155,47 @@ async def test_a_token_provider_is_asked(make: Make, server: FakeOpenAI) -> None
     client = make(api_key=None, azure_ad_token_provider=lambda: "entra", policy=PRICED)
     await chat(client)
     assert server.requests[-1].headers["authorization"] == "Bearer entra"
+
+
+SURFACES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "responses": ("responses.create", {"input": "Hi"}, "/openai/responses"),
+    "embeddings": ("embeddings.create", {"input": "Hi"}, "/openai/deployments/shop-prod/embeddings"),
+    "completions": ("completions.create", {"prompt": "Hi"}, "/openai/deployments/shop-prod/completions"),
+    "images": ("images.generate", {"prompt": "Hi"}, "/openai/deployments/shop-prod/images/generations"),
+    "speech": (
+        "audio.speech.create",
+        {"input": "Hi", "voice": "alloy"},
+        "/openai/deployments/shop-prod/audio/speech",
+    ),
+}
+"""Method, arguments, and where Azure's client sends them."""
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+async def test_every_surface_is_guarded_and_priced_by_its_deployment(
+    make: Make, server: FakeOpenAI, sink: RecordingSink, surface: str
+) -> None:
+    path, arguments, route = SURFACES[surface]
+    client = make(policy={**PRICED, "plans": {"default": {"limits": ["1 requests/day", "$5/day"]}}})
+    method = client
+    for step in path.split("."):
+        method = getattr(method, step)
+    await done(method(model="shop-prod", **arguments, user_id="u1"))
+    assert [request.path for request in server.requests] == [route]
+    assert (sink.last.model, sink.last.user_id, sink.last.outcome) == ("shop-prod", "u1", "ok")
+    assert sink.last.cost_usd is not None
+    assert sink.last.cost_usd > 0
+    with pytest.raises(RateLimitExceededError):
+        await done(method(model="shop-prod", **arguments, user_id="u1"))
+    assert len(server.requests) == 1
+
+
+async def test_a_stream_without_usage_falls_back_to_an_estimate_that_says_so(
+    make: Make, server: FakeOpenAI, sink: RecordingSink
+) -> None:
+    server.always(Reply("Hello there", usage=None, model="gpt-4o-2024-08-06"))
+    stream = await done(make(policy=PRICED).responses.create(model="shop-prod", input="Hi", stream=True))
+    assert [event async for event in stream] if hasattr(stream, "__aiter__") else list(stream)
+    assert (sink.last.outcome, sink.last.usage_source) == ("ok", "estimated")
+    assert sink.last.cost_usd is not None
+    assert 0 < sink.last.cost_usd <= (sink.last.cost_reserved_usd or 0)

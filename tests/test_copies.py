@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import openai
 import pytest
@@ -182,6 +182,15 @@ def test_the_constructor_and_copy_name_every_keyword_of_the_sdk_s_and_ours(clien
         theirs = inspect.signature(getattr(sdk, method)).parameters
         assert list(ours) == [*theirs, *OURS]
         assert {parameter.kind for name, parameter in ours.items() if name in OURS} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("client_class", ALL_FOUR)
+@pytest.mark.parametrize("method", ["__init__", "copy", "with_options"])
+def test_the_types_of_the_keywords_are_the_sdk_s_to_whoever_inspects(client_class: Any, method: str) -> None:
+    sdk = next(base for base in client_class.__mro__ if base.__module__.startswith("openai"))
+    theirs = get_type_hints(getattr(sdk, method))
+    ours = get_type_hints(getattr(client_class, method))
+    assert ours == {name: kind for name, kind in theirs.items() if name != "return"}
 
 
 @pytest.mark.parametrize("client_class", ALL_FOUR)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from safe_llm import (
     AsyncSafeOpenAI,
     BudgetExceededError,
+    ConfigurationError,
     InputRejectedError,
     RateLimitExceededError,
     SafeOpenAI,
@@ -503,3 +504,23 @@ async def test_speech_streamed_as_events_tells_its_usage(make: Any, server: Fake
         with manager as response:
             assert response.read()
     assert (sink.last.usage_source, sink.last.total_tokens) == ("provider", 52)
+
+
+@both_kinds
+@pytest.mark.parametrize("ask", [{"model": "gpt-4o", "input": []}, {"model": "gpt-4o"}, {"input": "Hi"}])
+async def test_what_is_incomplete_is_refused_unless_the_policy_opens_everything(
+    make: Any, server: FakeOpenAI, ask: dict[str, Any]
+) -> None:
+    with pytest.raises(InputRejectedError):
+        await done(make().responses.create(**ask))
+    assert server.requests == []
+    await done(make({"routes": {"allow": ["*"]}, "plans": {"default": {"limits": []}}}).responses.create(**ask))
+    assert len(server.requests) == 1
+
+
+def test_under_trio_the_async_client_says_that_it_runs_on_asyncio() -> None:
+    async def ask() -> None:
+        await AsyncSafeOpenAI(api_key="k").responses.create(model="gpt-4o", input="Hi")
+
+    with pytest.raises(ConfigurationError, match="asyncio"):
+        ask().send(None)

@@ -13,7 +13,7 @@ from .completions import COMPLETIONS
 from .embeddings import EMBEDDINGS
 from .images import IMAGE_EDITS, IMAGE_VARIATIONS, IMAGES
 from .responses import COMPACTION, RESPONSES
-from .routes import Route, classify
+from .routes import Route, classify, deployment_of
 
 ENDPOINTS: dict[str, Endpoint] = {
     endpoint.path: endpoint
@@ -24,4 +24,4 @@ ENDPOINTS: dict[str, Endpoint] = {
 }
 """Path to endpoint."""
 
-__all__ = ["ENDPOINTS", "Endpoint", "Route", "Unguarded", "classify"]
+__all__ = ["ENDPOINTS", "Endpoint", "Route", "Unguarded", "classify", "deployment_of"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 from ..policy import InputRules
-from ..types import Call, Part, Upload, Usage
+from ..types import Call, Part, Usage
 from .base import Count, Endpoint
 from .reading import (
     hold_length,
@@ -16,15 +17,19 @@ from .reading import (
     read_usage,
     text_or_none,
     text_parts,
+    texts_of,
     uploads_for_hash,
 )
 
 _TOKENS_PER_SECOND = 10
 """Of audio that is read; OpenAI's guide to audio."""
-_BYTES_PER_SECOND, _BYTES_PER_SECOND_OF_PCM = 1_000, 8_000
-"""At the lowest usual bit rate: 8 kbit/s, and 8 kHz × 8 bit where it is not compressed."""
+_BYTES_PER_SECOND = 1_000
+"""At the lowest usual bit rate of what is compressed: 8 kbit/s."""
+_WRITTEN_PER_SECOND, _WRITTEN_AT_LEAST = 10, 200
+"""Output tokens of a transcript: twice as many as a fast speaker's words come to."""
 _SPOKEN_PER_BYTE = 4
 """Output tokens for each byte of text that is spoken: at 21 tokens a second, five letters a second, which is slow."""
+_SLOWEST = 0.25
 _LONGEST = 10_000_000
 """Seconds. What a provider reports beyond that is no length."""
 
@@ -38,11 +43,12 @@ class Transcriptions(Endpoint):
 
     def read(self, call: Call) -> None:
         text_or_none(call.body, "prompt")
-        recordings = [upload for upload in call.uploads if upload.field == "file"]
-        if len(recordings) != 1:
+        if len(call.uploads) != 1:
             raise malformed("file must be one recording")
-        call.audio_seconds = _seconds(recordings[0])
-        call.extra_input = call.audio_seconds * _TOKENS_PER_SECOND
+        call.audio_seconds = _seconds(call.uploads[0].content)
+        samples = sum(map(len, texts_of(call.body.get("known_speaker_references")))) * 3 // 4
+        call.extra_input = (call.audio_seconds + -(-samples // _BYTES_PER_SECOND)) * _TOKENS_PER_SECOND
+        call.most_output = call.audio_seconds * _WRITTEN_PER_SECOND + _WRITTEN_AT_LEAST
         call.hears = True
 
     def validate(self, call: Call, rules: InputRules) -> None:
@@ -55,7 +61,7 @@ class Transcriptions(Endpoint):
         return [call.body.get("prompt"), uploads_for_hash(call)]
 
     def overhead(self, call: Call, count: Count) -> int:
-        return count(call.body.get("prompt") or "")
+        return sum(map(count, [call.body.get("prompt") or "", *texts_of(call.body.get("keywords"))]))
 
     def usage(self, item: Mapping[str, Any]) -> Usage | None:
         found = inside(item, "usage")
@@ -88,16 +94,19 @@ class Speech(Endpoint):
     name = "audio.speech"
     path = "/audio/speech"
     streams_text = False
+    may_bill_letters = True
 
     def read(self, call: Call) -> None:
         body = call.body
         if not text_or_none(body, "input"):
             raise malformed("input must be text, and not empty")
         text_or_none(body, "instructions")
-        speed = body.get("speed")
-        slowness = 1 / speed if isinstance(speed, int | float) and 0.25 <= speed < 1 else 1
+        speed = 1 if body.get("speed") is None else body["speed"]
+        if not isinstance(speed, int | float) or isinstance(speed, bool) or not speed >= _SLOWEST:
+            raise malformed(f"speed must be a number of at least {_SLOWEST}")
+        slowness = max(1 / speed, 1)
         spoken = math.ceil(len(body["input"].encode()) * _SPOKEN_PER_BYTE * slowness)
-        call.most_output = 0 if _is_billed_by_letter(call) else spoken
+        call.most_output = 0 if call.by_letter else spoken
 
     def validate(self, call: Call, rules: InputRules) -> None:
         hold_length("input", len(call.body["input"]), rules)
@@ -109,8 +118,8 @@ class Speech(Endpoint):
         return [call.body["input"], call.body.get("instructions")]
 
     def overhead(self, call: Call, count: Count) -> int:
-        if _is_billed_by_letter(call):
-            return len(call.body["input"])  # a letter stands for a token
+        if call.by_letter:
+            return len(call.body["input"])
         return count(call.body["input"]) + count(call.body.get("instructions") or "")
 
     def usage(self, item: Mapping[str, Any]) -> Usage | None:
@@ -123,12 +132,10 @@ class Speech(Endpoint):
 TRANSCRIPTIONS, TRANSLATIONS, SPEECH = Transcriptions(), Translations(), Speech()
 
 
-def _is_billed_by_letter(call: Call) -> bool:
-    return call.model.startswith("tts-1")
-
-
-def _seconds(recording: Upload) -> int:
-    """The most seconds that a recording can have."""
-    head = (recording.content or b"")[:22]
-    is_pcm = head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt " and head[20:22] == b"\x01\x00"
-    return -(-(recording.size or 0) // (_BYTES_PER_SECOND_OF_PCM if is_pcm else _BYTES_PER_SECOND))
+def _seconds(recording: bytes) -> int:
+    """The most seconds that a recording can have: what is not compressed, as its header says."""
+    rate = _BYTES_PER_SECOND
+    if recording[:4] == b"RIFF" and recording[8:16] == b"WAVEfmt " and recording[20:22] == b"\x01\x00":
+        frames, second, frame = struct.unpack_from("<IIH", recording[:36].ljust(36, b"\0"), 24)
+        rate = max(1, min(second, frames * frame))
+    return -(-len(recording) // rate)

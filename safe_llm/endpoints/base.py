@@ -23,6 +23,12 @@ class Endpoint:
     """As it stands on the record: ``chat.completions``."""
     path: ClassVar[str]
     """The route's path below the base URL."""
+    may_bill_letters: ClassVar[bool] = False
+    """Whether a model may be billed by the letters of its input."""
+    sums_usage: ClassVar[bool] = False
+    """Whether each event of a stream tells the usage of its own part only."""
+    knows_safety_identifier: ClassVar[bool] = False
+    """Whether a request may carry ``safety_identifier``."""
     upload_fields: ClassVar[tuple[str, ...]] = ()
     """Arguments that are sent as files."""
     cap_field: str | None = None
@@ -59,7 +65,7 @@ class Endpoint:
         return call.body
 
     def overhead(self, call: Call, count: Count) -> int:
-        """Input tokens of everything but the messages: tools, schemas, priming."""
+        """Input tokens of everything that is no message: tools, schemas, priming; where there are none, of all."""
         return 0
 
     def measure(self, call: Call, message: Mapping[str, Any], count: Count) -> int:
@@ -92,6 +98,14 @@ class Endpoint:
     def said(self, item: Mapping[str, Any]) -> tuple[str, bool]:
         """The text that an answer or an event carries, and whether it says that the answer is complete."""
         return "", False
+
+    def failed(self, item: Mapping[str, Any]) -> bool:
+        """Whether an answer or an event says that the provider failed."""
+        return bool(item.get("error")) or item.get("type") == "error"
+
+    def pending(self, item: Mapping[str, Any]) -> bool:
+        """Whether an answer is still to come, for whoever retrieves it."""
+        return False
 
     def only_usage(self, item: Mapping[str, Any]) -> bool:
         """Whether an event carries nothing but usage."""

@@ -35,14 +35,15 @@ class ChatCompletions(Endpoint):
     name = "chat.completions"
     path = "/chat/completions"
     cap_field = "max_completion_tokens"
+    knows_safety_identifier = True
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
     def read(self, call: Call) -> None:
         body = call.body
         messages = body.get("messages")
-        if not isinstance(messages, list | tuple) or not messages:
-            raise malformed("messages must be a list of at least one message")
+        if not isinstance(messages, list | tuple):
+            raise malformed("messages must be a list")
         call.messages = [_message(position, message) for position, message in enumerate(messages)]
         caps = [whole_number(body, name) for name in ("max_completion_tokens", "max_tokens")]
         call.cap = min((cap for cap in caps if cap is not None), default=None)

@@ -32,24 +32,26 @@ class Completions(Endpoint):
     def read(self, call: Call) -> None:
         body = call.body
         prompts = 1 if body.get("prompt") is None else read_texts(body["prompt"], "prompt")
-        suffix = text_or_none(body, "suffix") or ""
+        text_or_none(body, "suffix")
         call.cap = whole_number(body, "max_tokens")
         # All answers that are made are billed, and not only the best of them that are shown.
-        call.answers = prompts * max(whole_number(body, name) or 1 for name in ("n", "best_of"))
-        call.extra_input = len(suffix.encode()) * prompts
+        call.answers = prompts * max(whole_number(body, "n") or 1, whole_number(body, "best_of", least=0) or 1)
 
     def validate(self, call: Call, rules: InputRules) -> None:
-        for text in texts_of(call.body.get("prompt")):
-            hold_length("prompt", len(text), rules)
+        for name in ("prompt", "suffix"):
+            for text in texts_of(call.body.get(name)):
+                hold_length(name, len(text), rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts(call.body.get("prompt"))
+        return text_parts(call.body.get("prompt")) + text_parts(call.body.get("suffix"))
 
     def prompt(self, call: Call) -> Any:
         return [call.body.get("prompt"), call.body.get("suffix")]
 
     def overhead(self, call: Call, count: Count) -> int:
-        return tokens.input_tokens(call.body.get("prompt") or "", count)
+        prompt = call.body.get("prompt") or ""
+        prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+        return tokens.input_tokens(prompt, count) + prompts * count(call.body.get("suffix") or "")
 
     def write(self, call: Call) -> dict[str, Any]:
         body = super().write(call)

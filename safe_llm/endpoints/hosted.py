@@ -36,7 +36,7 @@ def hosted_in(body: Mapping[str, Any], where: str = "tools") -> list[str]:
             raise malformed(f"{where}[{position}] has no type")
         if kind == "namespace":
             found += hosted_in(tool, f"{where}[{position}].tools")
-        elif kind not in _OWN:
+        elif kind not in _OWN and not (kind == "shell" and inside(tool, "environment").get("type") == "local"):
             found.append(kind)
     return found
 

@@ -45,6 +45,7 @@ class Images(Endpoint):
     name = "images.generate"
     path = "/images/generations"
     streams_text = False
+    sums_usage = True
 
     def read(self, call: Call) -> None:
         body = call.body
@@ -62,12 +63,12 @@ class Images(Endpoint):
         value = call.body.get(name)
         if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 6 and call.uploads:
             value = int(value)
-        if value == 0 and least == 0 and type(value) is int:
-            return 0
-        return whole_number({name: value}, name)
+        return whole_number({name: value}, name, least=least)
 
     def _images(self, call: Call) -> int:
-        return sum(upload.field.startswith("image") for upload in call.uploads)
+        """How many images are given to look at: as files, or in the body."""
+        named = [call.body[name] for name in ("image", "images", "mask", "markup") if call.body.get(name) is not None]
+        return len(call.uploads) + sum(len(given) if isinstance(given, list) else 1 for given in named)
 
     def names_model(self, call: Call) -> bool:
         return False

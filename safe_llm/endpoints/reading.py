@@ -41,8 +41,8 @@ def too_large(problem: str, code: str) -> InputRejectedError:
     return InputRejectedError(problem, code=code, status_code=413)
 
 
-def whole_number(body: Mapping[str, Any], name: str) -> int | None:
-    """A field that must be a whole number of at least 1, or be absent.
+def whole_number(body: Mapping[str, Any], name: str, *, least: int = 1) -> int | None:
+    """A field that must be a whole number of at least 1, or whatever `least` is, or be absent.
 
     Raises:
         InputRejectedError: it is something else.
@@ -50,8 +50,8 @@ def whole_number(body: Mapping[str, Any], name: str) -> int | None:
     value = body.get(name)
     if value is None:
         return None
-    if type(value) is not int or value < 1:
-        raise malformed(f"{name} must be a whole number of at least 1")
+    if type(value) is not int or value < least:
+        raise malformed(f"{name} must be a whole number of at least {least}")
     return value
 
 
@@ -142,12 +142,9 @@ def read_usage(found: object, given: str, generated: str) -> Usage | None:
     )
 
 
-def uploads_for_hash(call: Call) -> list[list[object]]:
-    """What the prompt's hash takes of a call's uploads: their contents, where they are at hand, else their sizes."""
-    return [
-        [upload.field, upload.size, None if upload.content is None else blake2b(upload.content).hexdigest()]
-        for upload in call.uploads
-    ]
+def uploads_for_hash(call: Call) -> list[list[str]]:
+    """What the prompt's hash takes of a call's uploads."""
+    return [[upload.field, blake2b(upload.content).hexdigest()] for upload in call.uploads]
 
 
 def asking_for_usage(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,11 +25,22 @@ _ITEMS = frozenset(
         *("local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output"),
         *("apply_patch_call", "apply_patch_call_output"),
         *("mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "mcp_call"),
+        *("configuration_update", "agent_message", "multi_agent_call", "multi_agent_call_output"),
     )
 )
 """Types of input items beside messages."""
 _STATE = ("previous_response_id", "conversation", "prompt")
 """Fields that refer to what only the provider has."""
+_OFFERING = ("additional_tools", "tool_search_output")
+"""Types of items that offer tools to the model."""
+_NOT_TEXT = frozenset(
+    (
+        *("type", "id", "call_id", "role", "status", "phase", "name", "server_label", "namespace", "format", "detail"),
+        *("image_url", "file_data", "file_id", "file_url", "filename", "data", "encrypted_content", "fingerprint"),
+    )
+)
+"""Fields of items that a model is not told in words."""
+_UNFINISHED = ("queued", "in_progress")
 _ENDINGS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
 
@@ -39,6 +50,7 @@ class Responses(Endpoint):
     name = "responses"
     path = "/responses"
     cap_field: str | None = "max_output_tokens"
+    knows_safety_identifier = True
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -47,14 +59,16 @@ class Responses(Endpoint):
         call.messages = _items(body.get("input"))
         text_or_none(body, "instructions")
         has_state = any(body.get(name) is not None for name in _STATE)
-        if not call.messages and not has_state:
-            raise malformed("input must be text, or a list of at least one item")
         call.unseen = has_state or any(map(_is_unseen, call.messages))
-        call.cap = whole_number(body, "max_output_tokens")
-        call.max_hosted_calls = whole_number(body, "max_tool_calls")
-        added = [name for item in call.messages for name in hosted_in(item, "input[].tools")]
+        call.cap = None if self.cap_field is None else whole_number(body, self.cap_field)
+        call.max_hosted_calls = whole_number(body, "max_tool_calls", least=0)
+        added = [
+            name for item in call.messages if item.get("type") in _OFFERING for name in hosted_in(item, "input[].tools")
+        ]
         call.hosted_tools = tuple(dict.fromkeys([*hosted_in(body), *added]))
-        call.background = body.get("background") is True
+        if body.get("background") not in (None, True, False):
+            raise malformed("background must be true or false")
+        call.background = bool(body.get("background"))
         tier = body.get("service_tier")
         call.tier = tier if isinstance(tier, str) else None
         call.hears = any(part.get("type") == "input_audio" for item in call.messages for part in _parts(item))
@@ -64,9 +78,11 @@ class Responses(Endpoint):
 
     def validate(self, call: Call, rules: InputRules) -> None:
         images = 0
-        for position, item in enumerate(call.messages or ()):
+        given = [(f"input[{position}]", item) for position, item in enumerate(call.messages or ())]
+        given += [("a variable of the prompt", item) for item in _variables(call)]
+        for where, item in given:
             if item.get("role") == "user":
-                hold_length(f"input[{position}]", sum(map(len, _texts(item))), rules)
+                hold_length(where, sum(map(len, _texts(item))), rules)
             images += sum(part.get("type") in ("input_image", "computer_screenshot") for part in _parts(item))
         hold_images(images, rules)
 
@@ -76,7 +92,7 @@ class Responses(Endpoint):
             *([Part("system", instructions, True)] if instructions else ()),
             *(
                 Part(role, text, role in _TRUSTED)
-                for item in call.messages or ()
+                for item in (*(call.messages or ()), *_variables(call))
                 if (role := _role(item))
                 for text in _texts(item)
             ),
@@ -87,7 +103,8 @@ class Responses(Endpoint):
         return {name: call.body[name] for name in names if call.body.get(name) is not None}
 
     def overhead(self, call: Call, count: Count) -> int:
-        return tokens.response_overhead(call.body, count, call.model)
+        visible = tokens.response_overhead(call.body, count, call.model)
+        return visible + sum(tokens.item_tokens(item, count, call.model) for item in _variables(call))
 
     def measure(self, call: Call, message: Mapping[str, Any], count: Count) -> int:
         return tokens.item_tokens(message, count, call.model)
@@ -106,6 +123,9 @@ class Responses(Endpoint):
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def usage(self, item: Mapping[str, Any]) -> Usage | None:
+        kind = item.get("type")
+        if (isinstance(kind, str) and kind not in _ENDINGS) or self.pending(item):
+            return None  # what is told before the end is not the bill
         return read_usage(self.answer(item).get("usage"), "input_tokens", "output_tokens")
 
     def said(self, item: Mapping[str, Any]) -> tuple[str, bool]:
@@ -118,6 +138,12 @@ class Responses(Endpoint):
     def answer(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         return inside(item, "response") or item
 
+    def failed(self, item: Mapping[str, Any]) -> bool:
+        return super().failed(item) or self.answer(item).get("status") == "failed"
+
+    def pending(self, item: Mapping[str, Any]) -> bool:
+        return self.answer(item).get("status") in _UNFINISHED
+
     def hosted_calls(self, item: Mapping[str, Any]) -> Mapping[str, int] | None:
         answer = self.answer(item)
         return calls_in(answer) if isinstance(answer.get("output"), list) else None
@@ -129,6 +155,7 @@ class Compaction(Responses):
     name = "responses.compact"
     path = "/responses/compact"
     cap_field = None
+    knows_safety_identifier = False
 
 
 RESPONSES, COMPACTION = Responses(), Compaction()
@@ -153,7 +180,7 @@ def _item(position: int, item: Any) -> Mapping[str, Any]:
     if kind is None and "role" not in item and isinstance(item.get("id"), str):
         return item  # a reference to an item
     if kind not in (None, "message"):
-        if kind not in _ITEMS:
+        if not isinstance(kind, str) or kind not in _ITEMS:
             raise malformed(f"{where} is not an item of a known type")
         return item
     if item.get("role") not in _ROLES:
@@ -161,7 +188,7 @@ def _item(position: int, item: Any) -> Mapping[str, Any]:
     content = item.get("content")
     if isinstance(content, str):
         return item
-    if not isinstance(content, list) or not content:
+    if not isinstance(content, list) or not (content or item["role"] == "assistant"):
         raise malformed(f"{where}.content must be text or a list of parts")
     for index, part in enumerate(content):
         _check_part(f"{where}.content[{index}]", part)
@@ -170,7 +197,7 @@ def _item(position: int, item: Any) -> Mapping[str, Any]:
 
 def _check_part(where: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in _PARTS:
+    if not isinstance(kind, str) or kind not in _PARTS:
         raise malformed(f"{where} is not a part of a known type; the types are {', '.join(sorted(_PARTS))}")
     if kind in _TEXTS and not isinstance(part.get("refusal" if kind == "refusal" else "text"), str):
         raise malformed(f"{where} has no text")
@@ -187,10 +214,26 @@ def _parts(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _texts(item: Mapping[str, Any]) -> list[str]:
-    """All texts of an item, whatever they are in: content, arguments, a tool's output."""
-    whole = [item.get(name) for name in ("content", "output", "arguments", "input", "result", "code")]
-    inner = [part.get("text", part.get("refusal")) for part in _parts(item)]
-    return [text for text in (*whole, *inner) if isinstance(text, str)]
+    """All that an item says in words: content, arguments, the output of a tool, whatever it is in."""
+    return list(_words(item, item.get("type") == "image_generation_call"))
+
+
+def _words(value: object, is_drawn: bool) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name not in _NOT_TEXT and not (is_drawn and name == "result"):
+                yield from _words(inner, is_drawn)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _words(inner, is_drawn)
+
+
+def _variables(call: Call) -> list[Mapping[str, Any]]:
+    """What fills the gaps of a stored prompt, as messages of the user."""
+    found = inside(inside(call.body, "prompt"), "variables")
+    return [{"role": "user", "content": value if isinstance(value, str) else [value]} for value in found.values()]
 
 
 def _role(item: Mapping[str, Any]) -> str:

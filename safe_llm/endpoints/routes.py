@@ -1,7 +1,7 @@
 """Every route of the API that is not guarded: free, or blocked unless the policy opens it.
 
-Reads, deletes and cancels are free: they run no model. A POST is closed unless it is free by name, so that a route which
-a new SDK brings is closed until somebody has looked at it.
+Reads, deletes and cancels are free: they run no model. A POST is closed unless it is free by name, so that a route
+which a new SDK brings is closed until somebody has looked at it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 FREE_POSTS = re.compile(
     r"/files|/uploads(/[^/]+/(parts|complete|cancel))?|/moderations|/conversations(/[^/]+(/items)?)?"
     r"|/responses/input_tokens|/chat/completions/[^/]+|.*/cancel"
-    r"|/(realtime/calls|live/sessions)/[^/]+/(hangup|reject)"
+    r"|/evals/[^/]+/runs/[^/]+|/(realtime/calls|live/sessions)/[^/]+/(hangup|reject)"
 )
 """POST routes that run no model and rent nothing, or end what does. A stored completion's POST only changes its
-metadata."""
+metadata, and that of a run of evals cancels it."""
 
 BLOCKED = (
     # They run a model now, later, or for as long as something stays open.
@@ -56,8 +56,8 @@ here, nor free, nor guarded is closed as well."""
 
 _RESPONSE = re.compile(r"/responses/([^/]+)(/cancel)?")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "DELETE")
-_DEPLOYED = re.compile(r"/deployments/([^/]+)", re.IGNORECASE)
-_DEPLOYMENT = re.compile(r"^/deployments/[^/]+")
+_HIDDEN = re.compile(r"%(25)*(2e|2f|5c)|\\\\", re.IGNORECASE)
+"""Dots and slashes that are not written as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,16 @@ class Route:
     path: str
     deployment: str | None = None
     """The deployment that the URL names: Azure."""
+    is_foreign: bool = False
+    """It leads to another server than the client's own."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
     @property
     def response_id(self) -> str | None:
-        """The response that it retrieves or cancels, in lower case; None where it does neither."""
-        match = _RESPONSE.fullmatch(self.path)
+        """The response that the provider is asked for, in lower case; None where it is another route."""
+        match = None if self.is_foreign else _RESPONSE.fullmatch(self.path)
         return match[1] if match and self.method == ("POST" if match[2] else "GET") else None
 
     @property
@@ -104,40 +106,53 @@ def classify(method: str, url: str, base: str, guarded: Container[str]) -> Route
     The path is compared as a server would read it: decoded, without empty or dotted segments, below the base URL, so
     that no spelling of a guarded route passes for another.
     """
-    path = _path(url, base)
+    path, deployment = _found(url, base)
     method = method.upper()
     if method == "POST" and path in guarded:
-        return Route("guarded", method, path, _deployment(url) or _deployment(base))
+        return Route("guarded", method, path, deployment)
     if method in _SAFE_METHODS or (method == "POST" and FREE_POSTS.fullmatch(path)):
-        return Route("free", method, path)
+        return Route("free", method, path, is_foreign=_is_foreign(url, base))
     return Route("other", method, path)
 
 
-@lru_cache(256)
-def _path(url: str, base: str) -> str:
-    return _DEPLOYMENT.sub("", _below(_cleaned(url), _cleaned(base))) or "/"
+def deployment_of(base: str) -> str | None:
+    """The deployment that a client's base URL names: Azure."""
+    return _found("", base)[1]
 
 
 @lru_cache(256)
-def _deployment(url: str) -> str | None:
-    match = _DEPLOYED.search(unquote(urlsplit(url).path))
-    return match[1] if match else None
+def _found(url: str, base: str) -> tuple[str, str | None]:
+    """A URL's path below the base, in lower case, and the deployment that it names."""
+    below, above = _segments(url), _segments(base)
+    if above and _lower(below[: len(above)]) == _lower(above):
+        below = below[len(above) :]
+    for prefix in ("openai", "v1"):
+        below = below[1:] if _lower(below[:1]) == [prefix] else below
+    deployments = [pair[1] for pair in (above[-2:], below[:2]) if _lower(pair[:1]) == ["deployments"] and pair[1:]]
+    if _lower(below[:1]) == ["deployments"]:
+        below = below[2:]
+        if _HIDDEN.search(urlsplit(url).path):
+            return "/", None  # the HTTP client and the server may find two different deployments in it
+    return "/" + "/".join(_lower(below)), deployments[-1] if deployments else None
 
 
-def _cleaned(url: str) -> str:
+def _segments(url: str) -> list[str]:
+    """The segments of a URL's path as a server reads them: decoded, none of them empty or dotted."""
     path = unquote(unquote(urlsplit(url).path))
     kept: list[str] = []
     for segment in path.replace("\\", "/").split("/"):
         if segment == "..":
             del kept[-1:]
         elif segment not in ("", "."):
-            kept.append(segment.strip().lower())
-    return "/" + "/".join(kept)
+            kept.append(segment.strip())
+    return kept
 
 
-def _below(path: str, base: str) -> str:
-    if base != "/" and (path == base or path.startswith(base + "/")):
-        path = path[len(base) :]
-    for version in ("/openai", "/v1"):
-        path = path.removeprefix(version)
-    return path
+def _lower(segments: list[str]) -> list[str]:
+    return [segment.lower() for segment in segments]
+
+
+def _is_foreign(url: str, base: str) -> bool:
+    """Whether a URL leads to another server than the client's own."""
+    there, here = urlsplit(url), urlsplit(base)
+    return bool(there.netloc) and (there.scheme, there.netloc.lower()) != (here.scheme, here.netloc.lower())

@@ -29,15 +29,8 @@ class Weight(NamedTuple):
     """Characters of base64, and bytes of uploaded files."""
 
     def with_uploads(self, uploads: Sequence[Upload]) -> Weight:
-        """This, and the files that are sent along.
-
-        Raises:
-            InputRejectedError: the size of a file is not known.
-        """
-        for upload in uploads:
-            if upload.size is None:
-                raise malformed(f"the size of {upload.field[:80]!r} is not known; read it into bytes first")
-        return self._replace(inline=self.inline + sum(upload.size or 0 for upload in uploads))
+        """This, and the files that are sent along."""
+        return self._replace(inline=self.inline + sum(len(upload.content) for upload in uploads))
 
     def hold(self, rules: InputRules) -> None:
         """Compare with the rules.
@@ -105,6 +98,7 @@ class _Taker:
 
     def _text(self, key: str | None, value: str) -> str:
         is_inline = key in _MAY_BE_INLINE and (key not in _URLS or value.startswith("data:"))
+        is_inline = is_inline or (key == "result" and value.startswith(_PICTURES))
         size = len(value) if value.isascii() or len(value) > self.rules.max_request_bytes else _utf8(value)
         if is_inline:
             self.inline += len(value)
@@ -136,4 +130,6 @@ def _utf8(text: str) -> int:
 
 
 _URLS = ("url", "image_url")
+_PICTURES = ("iVBOR", "/9j/", "UklGR", "R0lGOD")
+"""How PNG, JPEG, WebP and GIF begin in base64: a picture that a model has drawn is sent back as a result."""
 _MAY_BE_INLINE = frozenset({*_URLS, "data", "file_data", "b64_json"})

@@ -68,22 +68,58 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
         return await super().wait(_in_time(gen, self), *args, **kwargs)
 
 
-class PooledAsyncConnection(AsyncConnection):
-    """One that a worker of a pool makes.
+class TaskPool:
+    """The connections of one event loop, each made by the task that needs it.
 
-    A worker takes being cancelled for an attempt that failed, and lives on; an event loop that is about to end would
-    wait for it forever. Cancelled once more, it ends.
+    psycopg's own pool makes them in tasks of its own, which take being cancelled while they connect for an attempt that
+    failed: a program that ends without closing its client would wait for them forever.
     """
 
-    @classmethod
-    async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, kwargs: Mapping[str, Any], connection_class: Any, max_size: int, **_: object) -> None:
+        self._parameters, self._class = kwargs, connection_class
+        self._places = asyncio.Semaphore(max_size)
+        self._idle: list[AsyncConnection] = []
+        self._closed = False
+
+    async def open(self, **_: object) -> None:
+        """Nothing needs to be begun."""
+
+    async def getconn(self, timeout: float) -> AsyncConnection:
+        """An idle connection, or one that is made."""
+        if not await _acquired(self._places, timeout):
+            raise psycopg_pool.PoolTimeout("All connections to Postgres were busy for too long.")
         try:
-            return await super().connect(*args, **kwargs)
-        except asyncio.CancelledError:
-            worker = asyncio.current_task()
-            assert worker is not None
-            worker.cancel()
+            if self._closed:
+                raise psycopg_pool.PoolClosed("The connections to Postgres were closed.")
+            if self._idle:
+                return self._idle.pop()
+            connection: AsyncConnection = await self._class.connect(**self._parameters)
+            connection._pool = self  # type: ignore[assignment]  # psycopg's mark of one that may end with the program
+            return connection
+        except BaseException:
+            self._places.release()
             raise
+
+    async def putconn(self, connection: AsyncConnection) -> None:
+        """Give one back; it is kept if it is in order."""
+        self._places.release()
+        if self._closed or connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            connection.pgconn.finish()
+        else:
+            self._idle.append(connection)
+
+    async def close(self, _timeout: float) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close what is idle, at once and from any thread; what is in use is closed when it is given back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().pgconn.finish()
+
+    def get_stats(self) -> dict[str, int]:
+        """Connections are made by those who need them, so no failure is unseen."""
+        return {}
 
 
 @dataclass(slots=True)
@@ -110,7 +146,6 @@ class Database:
     """
 
     connection_class: ClassVar[Any] = Connection
-    pooled_class: ClassVar[Any] = Connection
     pool_class: ClassVar[Any] = psycopg_pool.ConnectionPool
     lock_class: ClassVar[Any] = threading.Lock
 
@@ -188,7 +223,9 @@ class Database:
         home = self._homes.get(place)
         if home is None:
             for old in filter(_is_over, list(self._homes)):
-                self._homes.pop(old, None)
+                left = self._homes.pop(old, None)
+                if left is not None and left.pool is not None:
+                    left.pool.abandon()
             home = self._homes.setdefault(place, _Home(self.lock_class()))
         return home
 
@@ -205,7 +242,7 @@ class Database:
                     yield connection.close()
                 pool = self.pool_class(
                     kwargs=self._parameters,
-                    connection_class=self.pooled_class,
+                    connection_class=self.connection_class,
                     min_size=1,
                     max_size=self._max_connections,
                     num_workers=1,
@@ -240,8 +277,7 @@ class AsyncDatabase(Database):
     """As `Database`, on an event loop."""
 
     connection_class = AsyncConnection
-    pooled_class = PooledAsyncConnection
-    pool_class = psycopg_pool.AsyncConnectionPool
+    pool_class = TaskPool
     lock_class = asyncio.Lock
 
     def drive(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
@@ -268,7 +304,7 @@ async def _awaited(flow: Flow[T]) -> T:
             resume, given = flow.throw, error
 
 
-async def _acquired(lock: asyncio.Lock, timeout: float) -> bool:
+async def _acquired(lock: asyncio.Lock | asyncio.Semaphore, timeout: float) -> bool:
     try:
         async with asyncio.timeout(timeout):
             await lock.acquire()

@@ -88,6 +88,14 @@ def test_a_response_can_fail_plain_and_streamed(server: FakeOpenAI, client: Open
     assert (last.type, last.response.usage.total_tokens) == ("response.failed", 7)
 
 
+def test_the_format_that_was_asked_for_is_told(server: FakeOpenAI, client: OpenAI, strict: Strict) -> None:
+    schema = {"type": "json_schema", "name": "city", "schema": {"type": "object"}}
+    assert strict(create(client)).text.format.type == "text"
+    assert strict(create(client, text={"format": schema})).text.to_dict() == {"format": schema}
+    *_, last = create(client, text={"format": schema}, stream=True)
+    assert last.response.text.to_dict() == {"format": schema}
+
+
 # Compaction -----------------------------------------------------------------------------------------------------------
 
 

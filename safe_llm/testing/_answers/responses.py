@@ -123,6 +123,7 @@ def _response(request: Request, answer: Draft, status: str, output: list[dict[st
         "output": output,
         "parallel_tool_calls": True,
         "service_tier": answer.service_tier,
+        "text": request.body.get("text") or {"format": {"type": "text"}},
         "tool_choice": "auto",
         "tools": [],
         "usage": usage_of(answer.usage),
