@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from postgres_server import PostgresServer
 
-from benchmarks.servers import RedisServer, redis_server
+from benchmarks.servers import RedisServer, redis_server, with_options
 from safe_llm import AsyncSafeOpenAI, DeniedError, StoreUnavailableError, UsageRecord
 from safe_llm.testing import FakeOpenAI, RecordingSink, assert_no_overspend
 
@@ -30,23 +30,17 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture
-def postgres() -> Iterator[PostgresServer]:
-    pytest.importorskip("pgserver", reason="no Postgres for this machine")
-    server = PostgresServer()
-    yield server
-    server.remove()
-
-
-@pytest.fixture(params=["redis", "postgres"])
+@pytest.fixture(params=["redis", "own_postgres"])
 def backend(request: pytest.FixtureRequest) -> Any:
     """Has a `url`, and can be stopped and started."""
     return request.getfixturevalue(request.param)
 
 
-def patient(url: str) -> str:
-    """The URL of a Redis with time for a machine that is busy with other tests: one that is stopped refuses at once."""
-    return f"{url}?socket_connect_timeout=20&socket_timeout=20&timeout=20" if url.startswith("redis:") else url
+def counting_in(server: Any) -> str:
+    """Counters of its own, with time for a machine that is busy with other tests: what is stopped refuses at once."""
+    if isinstance(server, RedisServer):
+        return with_options(server.url, socket_connect_timeout=20, socket_timeout=20, timeout=20)
+    return with_options(server.url, schema=f"t_{uuid4().hex}")
 
 
 async def done(result: Any) -> Any:
@@ -66,9 +60,9 @@ class Load:
     def __init__(self, kind: Any, backend: Any, provider: FakeOpenAI, limit: int, on_store_error: str) -> None:
         plan = {"limits": [f"{limit} requests/day", "100_000_000 tokens/day", "1_000 concurrent"]}
         policy = {"plans": {"default": plan}, "alert_at_percent": [], "on_store_error": on_store_error}
-        self.sinks = [RecordingSink(), RecordingSink()]
+        self.sinks, url = [RecordingSink(), RecordingSink()], counting_in(backend)
         self.clients = [
-            kind(base_url=provider.base_url, api_key="k", quota_store=patient(backend.url), policy=policy, sinks=[sink])
+            kind(base_url=provider.base_url, api_key="k", quota_store=url, policy=policy, sinks=[sink])
             for sink in self.sinks
         ]
         self.threads = ThreadPoolExecutor(16)
