@@ -115,6 +115,23 @@ class Load:
         self.threads.shutdown()
 
 
+Loads = Callable[..., Load]
+
+
+@pytest.fixture
+async def loads(anyio_backend: str) -> AsyncIterator[Loads]:
+    """Makes loads, and closes what they have opened: a connection that outlives its loop complains."""
+    made: list[Load] = []
+
+    def load(*arguments: Any) -> Load:
+        made.append(Load(*arguments))
+        return made[-1]
+
+    yield load
+    for one in made:
+        await one.close()
+
+
 async def quiet(provider: FakeOpenAI) -> int:
     """What was reserved before the store went away has been sent: how many requests that makes."""
     give_up, seen, since = time.monotonic() + 10, -1, time.monotonic()
@@ -136,29 +153,30 @@ async def assert_made_up_for(load: Load) -> None:
     assert in_flight == (0, 0)
 
 
-async def test_with_deny_no_call_passes_while_the_store_is_away(kind: Any, backend: Any) -> None:
+async def test_with_deny_no_call_passes_while_the_store_is_away(loads: Loads, kind: Any, backend: Any) -> None:
     with FakeOpenAI() as provider:
-        load = Load(kind, backend, provider, 1_000_000, "deny")
+        load = loads(kind, backend, provider, 1_000_000, "deny")
         async with load.running():
             await until(lambda: provider.count >= 100)
             await asyncio.to_thread(backend.stop)
             before, denied = await quiet(provider), len(load.records()) - len(load.passed())
             await asyncio.sleep(1)
             assert provider.count == before
-            assert len(load.records()) - len(load.passed()) > denied + PER_SECOND / 4
+            assert len(load.records()) - len(load.passed()) > denied + 10
             await asyncio.to_thread(backend.start)
             await until(lambda: provider.count >= before + 100)
         await load.told(2)
         await assert_made_up_for(load)
         assert provider.count == len(load.passed())
         assert not any(record.degraded for record in load.records())
-        await load.close()
 
 
-async def test_with_allow_each_process_stays_within_the_limit_by_itself(kind: Any, redis: RedisServer) -> None:
+async def test_with_allow_each_process_stays_within_the_limit_by_itself(
+    loads: Loads, kind: Any, redis: RedisServer
+) -> None:
     limit = 120
     with FakeOpenAI() as provider:
-        load = Load(kind, redis, provider, limit, "allow")
+        load = loads(kind, redis, provider, limit, "allow")
         async with load.running():
             await until(lambda: provider.count >= 40)
             await asyncio.to_thread(redis.stop)
@@ -174,16 +192,15 @@ async def test_with_allow_each_process_stays_within_the_limit_by_itself(kind: An
             assert len(counted_alone) == limit
         await assert_made_up_for(load)
         assert provider.count == len(load.passed()) > 2 * limit
-        await load.close()
 
 
 @pytest.mark.parametrize("on_store_error", ["deny", "allow"])
 async def test_calls_that_were_in_flight_when_the_store_went_are_settled_when_it_is_back(
-    kind: Any, backend: Any, on_store_error: str
+    loads: Loads, kind: Any, backend: Any, on_store_error: str
 ) -> None:
     """They were reserved before. Their answers are read meanwhile, and wait for nothing."""
     with FakeOpenAI() as provider:
-        load = Load(kind, backend, provider, 1_000, on_store_error)
+        load = loads(kind, backend, provider, 1_000, on_store_error)
         streams = [await done(client.chat.completions.create(**ASK, stream=True)) for client in load.clients * 5]
         await asyncio.to_thread(backend.stop)
         for stream in streams:
@@ -193,13 +210,14 @@ async def test_calls_that_were_in_flight_when_the_store_went_are_settled_when_it
         await asyncio.to_thread(backend.start)
         await load.told(2)
         await assert_made_up_for(load)
-        await load.close()
 
 
-async def test_a_redis_that_is_full_denies_and_serves_again_when_there_is_room(kind: Any, redis: RedisServer) -> None:
+async def test_a_redis_that_is_full_denies_and_serves_again_when_there_is_room(
+    loads: Loads, kind: Any, redis: RedisServer
+) -> None:
     """It still reads, so that only a write tells."""
     with FakeOpenAI() as provider, redis.client() as direct:
-        load = Load(kind, redis, provider, 1_000, "deny")
+        load = loads(kind, redis, provider, 1_000, "deny")
         client = load.clients[0]
         await done(client.chat.completions.create(**ASK))
         direct.config_set("maxmemory", 1)
@@ -210,4 +228,3 @@ async def test_a_redis_that_is_full_denies_and_serves_again_when_there_is_room(k
         await done(client.chat.completions.create(**ASK))
         await assert_made_up_for(load)
         assert provider.count == 2
-        await load.close()
