@@ -202,7 +202,9 @@ def preset(resource: ResourceT, **parts: Any) -> ResourceT:
 
 # Websockets -----------------------------------------------------------------------------------------------------------
 
-_WITH_SOCKETS = ("realtime", "responses", "translations", "sideband", "forks")
+SOCKETS = ("realtime", "live", "responses", "beta")
+"""The client's own attributes at or below which there are websockets."""
+_BELOW = (*SOCKETS, "translations", "sideband", "forks")
 
 
 def without_sockets(resource: ResourceT) -> ResourceT:
@@ -212,7 +214,7 @@ def without_sockets(resource: ResourceT) -> ResourceT:
     """
     if hasattr(type(resource), "connect"):
         resource.__dict__["connect"] = _refuse_socket
-    for name in _WITH_SOCKETS:
+    for name in _BELOW:
         if hasattr(type(resource), name):
             without_sockets(getattr(resource, name))
     return resource
