@@ -299,7 +299,8 @@ def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int)
     """
     given, extra = options.json_data, options.extra_json
     body: dict[str, Any] = {}
-    if getattr(options, "content", None) is None and (given is None or isinstance(given, Mapping)):
+    is_raw = getattr(options, "content", None) is not None or isinstance(given, bytes)
+    if not is_raw and (given is None or isinstance(given, Mapping)):
         body = {**(given or {}), **(extra or {})}
     uploads: tuple[Upload, ...] = ()
     if options.files:
@@ -311,6 +312,7 @@ def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int)
         body,
         claim,
         uploads=uploads,
+        is_raw=is_raw,
         deployment=route.deployment,
         query={**dict(parse_qsl(urlsplit(options.url).query, keep_blank_values=True)), **(options.params or {})},
         timeout=timeout if isinstance(options.timeout, NotGiven) else options.timeout,

@@ -31,6 +31,7 @@ from ._streams import noticing
 from ._sync import SyncGuard
 from ._transport import sending
 from .identity import NOTHING, Claim, Identity, claim_of
+from .resources import ROOTS, SOCKETS, facade, preset, without_keeping, without_sockets
 
 if TYPE_CHECKING:
     from typing import Self
@@ -115,8 +116,6 @@ class _Guarded:
 
     def _with_facades(self, wrapper: WrapperT) -> WrapperT:
         """The SDK's wrapper of all resources, with ours in it."""
-        from .resources import ROOTS, preset
-
         names = [name for name in ROOTS if hasattr(type(wrapper), name)]
         return preset(wrapper, **{name: getattr(self, name).with_streaming_response for name in names})
 
@@ -349,26 +348,20 @@ class AsyncSafeAzureOpenAI(_Async, AsyncAzureOpenAI):
         with_options = copy
 
 
-_ROOTS = ("chat", "responses", "embeddings", "completions", "images", "audio", "beta")
-_SOCKETS = ("realtime", "live", "responses", "beta")
-
-
 def _replace_resources() -> None:
     """Put the facades in place of the SDK's resources, and let websockets obey the policy; not every SDK has all."""
 
     def replacing(theirs: Any, name: str) -> Any:
         def resource(client: Any) -> Any:
-            from .resources import ROOTS, facade, without_keeping, without_sockets
-
             made = without_keeping(theirs, client)
             if name in ROOTS:
                 made = facade(made, name)
-            return without_sockets(made) if client._sockets_are_closed and name in _SOCKETS else made
+            return without_sockets(made) if client._sockets_are_closed else made
 
         return resource
 
     for ours, sdk in ((_Sync, OpenAI), (_Async, AsyncOpenAI)):
-        for name in sorted({*_ROOTS, *_SOCKETS}):
+        for name in sorted({*ROOTS, *SOCKETS}):
             theirs = vars(sdk).get(name)
             if theirs is not None:
                 own = cached_property(replacing(theirs, name))

@@ -214,6 +214,8 @@ class Guard:
         call = admission.call
         if doubled := _IN_BODY_ONLY & {str(name).partition("[")[0] for name in call.query}:
             raise malformed(f"extra_query names {', '.join(sorted(doubled))}, which belongs into the body")
+        if call.is_raw:
+            raise malformed("its body came as bytes, which cannot be checked; pass it as body=")
         # The widest rules of any plan or feature: which of them holds is not known before the caller is.
         call.body, weight = take_over(call.body, self.policy.widest_input)
         call.weight = weight.with_uploads(call.uploads)

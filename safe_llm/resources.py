@@ -96,23 +96,25 @@ def _listed(message: Any) -> Any:
     return {**message, **lists} if lists else message
 
 
-def _method(theirs: Callable[..., Any], light_name: str | None) -> Callable[..., Any]:
+def _method(owner: Any, name: str, light_name: str | None) -> Callable[..., Any]:
     """A method of the SDK that takes who is calling, with the SDK's documentation and signature."""
+    theirs = getattr(owner, name)
 
     def folded(params: dict[str, Any]) -> dict[str, Any]:
         return fold(params) if light_name is None else light(fold(params), light_name)
 
+    # Looked up at each call: instruments of others put methods of their own into the SDK's classes.
     if inspect.iscoroutinefunction(inspect.unwrap(theirs)):  # the SDK wraps some to check their arguments
 
         @wraps(theirs)
         async def method(self: Any, *args: Any, **params: Any) -> Any:
-            return await theirs(self, *args, **folded(params))
+            return await getattr(owner, name)(self, *args, **folded(params))
 
     else:
 
         @wraps(theirs)
         def method(self: Any, *args: Any, **params: Any) -> Any:
-            return theirs(self, *args, **folded(params))
+            return getattr(owner, name)(self, *args, **folded(params))
 
     signature = inspect.signature(theirs)
     del method.__wrapped__  # it would lead around this method
@@ -143,7 +145,7 @@ def facade(resource: ResourceT, path: str) -> ResourceT:
 @cache
 def _class(theirs: Any, path: str) -> Any:
     methods = [name for name in GUARDED_METHODS.get(path, ()) if hasattr(theirs, name)]
-    members: dict[str, Any] = {name: _method(getattr(theirs, name), _light_name(path, name)) for name in methods}
+    members: dict[str, Any] = {name: _method(theirs, name, _light_name(path, name)) for name in methods}
     below = {one.removeprefix(f"{path}.").partition(".")[0] for one in GUARDED_METHODS if one.startswith(f"{path}.")}
     for name in sorted(below):
         if hasattr(theirs, name):
@@ -205,7 +207,9 @@ def preset(resource: ResourceT, **parts: Any) -> ResourceT:
 
 # Websockets -----------------------------------------------------------------------------------------------------------
 
-_WITH_SOCKETS = ("realtime", "responses", "translations", "sideband", "forks")
+SOCKETS = ("realtime", "live", "responses", "beta")
+"""The client's own attributes at or below which there are websockets."""
+_BELOW = (*SOCKETS, "translations", "sideband", "forks")
 
 
 def without_sockets(resource: ResourceT) -> ResourceT:
@@ -215,7 +219,7 @@ def without_sockets(resource: ResourceT) -> ResourceT:
     """
     if hasattr(type(resource), "connect"):
         resource.__dict__["connect"] = _refuse_socket
-    for name in _WITH_SOCKETS:
+    for name in _BELOW:
         if hasattr(type(resource), name):
             without_sockets(getattr(resource, name))
     return resource

@@ -343,6 +343,8 @@ class Call:
     timeout: float | None = None
     """Seconds, where the caller gave a total."""
     weight: Weight = field(init=False, repr=False)
+    is_raw: bool = False
+    """The body came as bytes, which are not read here."""
     deployment: str | None = None
     """The model that the URL names, which goes before the body's: Azure."""
     model: str = ""

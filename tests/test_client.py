@@ -580,3 +580,22 @@ async def test_what_the_policy_opens_is_sent_and_recorded_as_of_unknown_cost(
     record = sink.last
     assert (record.endpoint, record.user_id, record.model) == ("POST /batches", "u1", "gpt-4o")
     assert (record.usage_source, record.cost_usd, record.denial) == ("none", None, None)
+
+
+def test_a_method_that_somebody_put_into_the_sdk_s_class_is_called(
+    server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As instruments of tracing do, before or after the client is made."""
+    from openai.resources.chat import Completions
+
+    original, seen = Completions.create, []
+
+    def traced(self: Any, *args: Any, **params: Any) -> Any:
+        seen.append(params["model"])
+        return original(self, *args, **params)
+
+    with SafeOpenAI(base_url=server.base_url, api_key="k", sinks=[]) as client:
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
+        monkeypatch.setattr(Completions, "create", traced)
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}], user_id="u1")
+    assert seen == ["gpt-4o"]
