@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from . import inquiry
-from ._shell import LAST_SECONDS, Shell, is_async, switch_values
+from ._settings import is_async
+from ._shell import LAST_SECONDS, Shell, switch_values
 from ._streams import metered
 from ._transport import Sending, sending
 from .deadline import within

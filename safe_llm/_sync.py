@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import inquiry
-from ._shell import Shell, is_async, switch_values
+from ._settings import is_async
+from ._shell import Shell, switch_values
 from ._streams import metered
 from ._transport import Sending, sending
 from .deadline import within

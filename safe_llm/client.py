@@ -16,17 +16,9 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from . import deadline
 from ._async import AsyncGuard
-from ._shell import (
-    GUARD_OPTIONS,
-    build,
-    outside,
-    read_call,
-    read_retrieval,
-    read_unguarded,
-    route_of,
-    take_claim,
-    with_body,
-)
+from ._requests import read_call, read_retrieval, read_unguarded, route_of, take_claim, with_body
+from ._settings import GUARD_OPTIONS, build
+from ._shell import outside
 from ._streams import noticing
 from ._sync import SyncGuard
 from ._transport import sending

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property, wraps
 from typing import Any, NoReturn, TypeVar
 
-from ._shell import CLAIM_HEADER, Carried, is_other_iterable
+from ._requests import CLAIM_HEADER, Carried, is_other_iterable
 from .errors import RouteBlockedError
 from .identity import NOTHING, claim_of, current
 

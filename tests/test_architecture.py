@@ -23,7 +23,19 @@ FLOORS = (
     {"identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "checks", "endpoints"},
     {"effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"},
     {"stores", "sinks", "deadline"},
-    {"_sync", "_async", "_shell", "_outage", "_transport", "_streams", "_params", "resources", "client"},
+    {
+        "_sync",
+        "_async",
+        "_shell",
+        "_requests",
+        "_settings",
+        "_outage",
+        "_transport",
+        "_streams",
+        "_params",
+        "resources",
+        "client",
+    },
     {"web", "reports", "cli", "testing"},
 )
 FLOOR_OF = {unit: number for number, units in enumerate(FLOORS) for unit in units}

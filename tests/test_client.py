@@ -30,7 +30,7 @@ from safe_llm import (
     UsageRecord,
     identify,
 )
-from safe_llm._shell import CLAIM_HEADER
+from safe_llm._requests import CLAIM_HEADER
 from safe_llm.testing import FakeClock, FakeOpenAI, RecordingSink, Reply
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safe_llm import tokens
-from safe_llm._shell import take_files
+from safe_llm._requests import take_files
 from safe_llm.endpoints import ENDPOINTS
 from safe_llm.endpoints.audio import SPEECH, TRANSCRIPTIONS
 from safe_llm.endpoints.base import Endpoint
