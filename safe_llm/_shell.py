@@ -13,6 +13,7 @@ from copy import copy
 from typing import Any
 
 from ._outage import StoreLink
+from ._requests import call_of
 from ._transport import sending
 from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Reserve, Settle, drive
 from .guard import Guard
