@@ -1,6 +1,6 @@
 """What the guard costs beside the bare SDK, in this process and without a network.
 
-    python -m benchmarks                        # the table; about a minute
+    python -m benchmarks                        # the table; about two minutes
     python -m benchmarks --markdown             # the same, for the README
     python -m benchmarks --profile short        # where the time goes, in one kind of call
 
@@ -24,7 +24,7 @@ import openai
 
 import safe_llm
 
-from . import parts
+from . import parts, stores
 from .calls import Case, cases, interleaved
 from .footprint import footprint
 from .table import Row, aligned, markdown
@@ -42,15 +42,15 @@ def compare(*, as_markdown: bool) -> None:
     if not isnan(called[0][0]):
         rows.append(Row("memory after the import", memory, "MB", beyond=True))
         rows.append(Row("memory after a first call", called, "MB", beyond=True, most=25))
-    stored = _scaled(parts.store(), 1e6)
-    rows.append(Row("memory store", stored, "µs"))
-    pair, chunk = median(pair for _, pair in stored), median(parts.metering()) * 1e6
+    stored = stores.report()
+    rows += stored.rows
     print(f"{_machine()}\n")
     print(markdown(rows) if as_markdown else aligned(rows))
     print(
-        "\nMedians; bare and guarded by turns. Middle half: of the overheads of single turns. Memory store: reserve\n"
-        f"and settle over six limits, beside a lock and six increments: {1e6 / pair:,.0f} calls/s in one thread.\n"
-        f"Metering a stream: {chunk:.1f} µs a chunk."
+        "\nMedians; bare and guarded by turns. Middle half: of the overheads of single turns.",
+        f"Metering a stream: {median(parts.metering()) * 1e6:.1f} µs a chunk.",
+        *stored.notes,
+        sep="\n",
     )
 
 

@@ -1,8 +1,11 @@
-"""Real servers for a while, on the loopback interface: for the benchmarks, and for the tests."""
+"""Real servers for a while, out of reach of other machines: for the benchmarks, and for the tests."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -10,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import redis
 
@@ -84,3 +89,63 @@ def redis_server(*options: str, binary: str | None = None) -> Iterator[RedisServ
 def given_redis() -> str | None:
     """The URL of a Redis to use instead, from the environment."""
     return os.environ.get("SAFE_LLM_TEST_REDIS_URL") or None
+
+
+class PostgresServer:
+    """The Postgres of the package `pgserver`, reached by a Unix socket. It can be stopped and started again."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="pg")  # A short path: those of sockets are limited.
+        os.environ.setdefault("XDG_RUNTIME_DIR", self._folder)  # pgserver's locks
+        self.start()
+
+    def start(self) -> None:
+        """Start it, which takes about a second, the first time four."""
+        import pgserver
+
+        self._server: Any = pgserver.get_server(Path(self._folder, "data"), cleanup_mode="stop")
+        self.url: str = self._server.get_uri()
+
+    def stop(self) -> None:
+        """Break all connections, and stop."""
+        self._server.cleanup()
+        atexit.unregister(self._server._cleanup)  # which would make its folder anew
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Nothing answers inside: no session, and none that is begun."""
+        import psutil
+
+        main = psutil.Process(self._server.get_pid())
+        processes = [main, *main.children()]
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running Postgres, ended on leaving."""
+    server = PostgresServer()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def given_postgres() -> str | None:
+    """The URL of a Postgres to use instead, from the environment."""
+    return os.environ.get("SAFE_LLM_TEST_POSTGRES_URL") or None
+
+
+def with_options(url: str, **options: object) -> str:
+    """The URL, with more behind its question mark."""
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"

@@ -41,7 +41,6 @@ from .stores import (
     open_async_store,
     open_store,
 )
-from .stores import __getattr__ as __getattr__
 from .types import (
     Alert,
     Charge,
@@ -62,7 +61,15 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .stores import AsyncPostgresQuotaStore, AsyncRedisQuotaStore, PostgresQuotaStore, RedisQuotaStore
+    from .stores import (
+        AsyncPostgresQuotaStore,
+        AsyncRedisQuotaStore,
+        PostgresQuotaStore,
+        RedisQuotaStore,
+        SQLiteQuotaStore,
+    )
+else:
+    from .stores import __getattr__ as __getattr__
 
 __version__ = "0.1.0"
 
@@ -108,6 +115,7 @@ __all__ = [
     "Refusal",
     "Reservation",
     "RouteBlockedError",
+    "SQLiteQuotaStore",
     "SafeAzureOpenAI",
     "SafeLLMError",
     "SafeOpenAI",

@@ -168,10 +168,68 @@ HEAVY = (
 )
 
 
-def test_importing_the_package_loads_no_driver_tokenizer_price_table_or_resource() -> None:
-    code = f"import sys, safe_llm; print([name for name in {HEAVY!r} if name in sys.modules])"
+STORES = ("safe_llm.stores.sqlite", "safe_llm.stores.redis", "safe_llm.stores.postgres")
+
+
+def printed(code: str) -> str:
+    """What a new interpreter prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_importing_the_package_loads_no_driver_tokenizer_price_table_store_or_resource() -> None:
+    code = f"import sys, safe_llm; print([name for name in {(*HEAVY, *STORES)!r} if name in sys.modules])"
+    assert printed(code) == "[]"
+
+
+WITHOUT_DRIVERS = """
+import sys
+for name in ("redis", "psycopg", "psycopg_pool", "sqlite3"):
+    sys.modules[name] = None
+"""
+
+
+def test_every_public_name_is_there_on_a_bare_install() -> None:
+    """Drivers are not looked for before a store is made."""
+    code = """
+from safe_llm import *
+from safe_llm.stores import *
+import safe_llm
+print([name for name in safe_llm.__all__ if not hasattr(safe_llm, name) or name not in globals()])
+"""
+    assert printed(WITHOUT_DRIVERS + code) == "[]"
+
+
+@pytest.mark.parametrize("made", ["{kind}('{url}')", "{open}('{url}')"], ids=["by its class", "by its URL"])
+@pytest.mark.parametrize("prefix", ["", "Async"], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("kind", "url", "said"),
+    [
+        ("RedisQuotaStore", "redis://:hunter2@host", 'redis, which is not installed: pip install "safe-llm[redis]"'),
+        (
+            "PostgresQuotaStore",
+            "postgresql://user:hunter2@host/db",
+            'psycopg, which is not installed: pip install "safe-llm[postgres]"',
+        ),
+    ],
+)
+def test_a_missing_driver_is_named_with_what_installs_it(
+    made: str, prefix: str, kind: str, url: str, said: str
+) -> None:
+    """When a store is made, by its class or by its URL."""
+    make = made.format(kind=f"{prefix}{kind}", open=f"open_{prefix.lower()}{'_' if prefix else ''}store", url=url)
+    code = f"""
+import safe_llm
+from safe_llm.stores import *
+try:
+    {make}
+except safe_llm.ConfigurationError as error:
+    print(error, type(error.__cause__).__name__)
+"""
+    told = printed(WITHOUT_DRIVERS + code)
+    assert told.endswith(f"{said} ModuleNotFoundError")
+    assert "hunter2" not in told
 
 
 @pytest.mark.parametrize("name", ["o200k_base.xz", "cl100k_base.xz"])

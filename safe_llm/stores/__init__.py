@@ -1,6 +1,7 @@
 """Quota stores: where calls are counted.
 
-A new backend is one file here and one line in `_STORES`; its class builds itself with ``from_url(url)``.
+A new backend is one file here and one line in `_STORES`; its class builds itself with ``from_url(url)``. A driver may
+not be installed: it is imported when a store is made, under `needing` of ``base.py``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .memory import MemoryQuotaStore
 if TYPE_CHECKING:
     from .postgres import AsyncPostgresQuotaStore, PostgresQuotaStore
     from .redis import AsyncRedisQuotaStore, RedisQuotaStore
+    from .sqlite import SQLiteQuotaStore
 
 __all__ = [
     "AsyncPostgresQuotaStore",
@@ -33,14 +35,16 @@ __all__ = [
     "RedisQuotaStore",
     "Refusal",
     "Reservation",
+    "SQLiteQuotaStore",
     "Tally",
     "open_async_store",
     "open_store",
 ]
 
-# Scheme: module, class, and the class's async twin if it has one. Imported when first opened: drivers are optional.
+# Scheme: module, class, and the class's async twin if it has one. Imported when one is first opened or named.
 _STORES: dict[str, tuple[str, str, str | None]] = {
     "memory": ("memory", "MemoryQuotaStore", None),
+    "sqlite": ("sqlite", "SQLiteQuotaStore", None),
     "redis": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
     "rediss": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
     "redis+sentinel": ("redis", "RedisQuotaStore", "AsyncRedisQuotaStore"),
@@ -49,22 +53,23 @@ _STORES: dict[str, tuple[str, str, str | None]] = {
     "postgres": ("postgres", "PostgresQuotaStore", "AsyncPostgresQuotaStore"),
 }
 
-# Class: module. Imported when the name is first used, for the same reason.
 _LAZY = {name: module for module, *names in _STORES.values() for name in names if name and name not in globals()}
 
+if not TYPE_CHECKING:  # To a type checker, any name would be one of this module.
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _load(_LAZY[name], name)
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _load(_LAZY[name], name)
 
 
 def open_store(url: str) -> QuotaStore:
-    """The quota store that `url` names, for example ``memory://``.
+    """The quota store that `url` names: ``memory://``, ``sqlite:///path``, ``redis://…`` or ``postgresql://…``, for
+    example. The store's class tells what else may stand in it.
 
     Raises:
-        ConfigurationError: the URL's scheme is unknown, or the rest of it is wrong. Never quotes the URL: it may hold
-            a password.
+        ConfigurationError: the URL's scheme is unknown, the rest of it is wrong, or the store's driver is not
+            installed. Never quotes the URL: it may hold a password.
     """
     module, name, _ = _find(url)
     store: QuotaStore = _load(module, name).from_url(url)
@@ -94,9 +99,4 @@ def _find(url: str) -> tuple[str, str, str | None]:
 
 
 def _load(module: str, name: str) -> Any:
-    try:
-        return getattr(import_module(f".{module}", __name__), name)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f'{name} needs the package {error.name}, which is not installed: pip install "safe-llm[{module}]"'
-        ) from error
+    return getattr(import_module(f".{module}", __name__), name)

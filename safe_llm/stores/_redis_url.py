@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
+import redis
+import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.connection import BlockingConnectionPool, parse_url
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, NoScriptError
 
 from ..errors import ConfigurationError
+
+__all__ = ["Address", "NoScriptError", "check_namespace", "opened_with", "redis"]
 
 _TIMES: dict[str, Any] = {"socket_connect_timeout": 1.0, "socket_timeout": 2.0}
 """Seconds. Where a server hangs, a call is denied soon."""

@@ -125,7 +125,7 @@ def place_of(charge: Charge) -> _Place:
         return key, 0, 0
     width = end - start
     slot = end - width // SLICES
-    return f"{key}~{width}", slot, slot + width
+    return f"{width}~{key}", slot, slot + width
 
 
 def _keys(places: Sequence[_Place], *others: str) -> list[str]:

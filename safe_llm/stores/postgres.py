@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from ..errors import ConfigurationError
 from ..types import Charge, Refusal, Reservation, Tally
-from .base import ClockedStore
+from .base import ClockedStore, needing
 from .keyvalue import check_actual, check_charges, place_of, refuse
 
 if TYPE_CHECKING:
@@ -63,9 +63,10 @@ class _PostgresStore(ClockedStore):
             "jit": "off",
             "plan_cache_mode": "force_generic_plan",
         }
-        driver = _driver()
-        database: Any = getattr(driver, self._database_class)
-        self._database = database(_parameters(driver, url), settings, timeout, max_connections, self._prepare)
+        with needing("psycopg", extra="postgres"):
+            from . import _psycopg
+        database: Any = getattr(_psycopg, self._database_class)
+        self._database = database(_parameters(_psycopg, url), settings, timeout, max_connections, self._prepare)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -232,14 +233,6 @@ def _option(name: str, value: str) -> Any:
         return _OPTIONS[name](value)
     except (KeyError, ValueError):
         raise ConfigurationError(f"{name}={value} in the URL of a Postgres store cannot be read.") from None
-
-
-def _driver() -> Any:
-    try:
-        from . import _psycopg
-    except ImportError as exc:
-        raise ConfigurationError('A Postgres store needs psycopg: pip install "safe-llm[postgres]"') from exc
-    return _psycopg
 
 
 def _parameters(driver: Any, url: str) -> dict[str, Any]:

@@ -10,17 +10,16 @@ from collections.abc import Callable, MutableMapping, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
-import redis
-import redis.asyncio
-from redis.exceptions import NoScriptError
-
 from ..types import Charge, Refusal, Reservation, Tally
-from ._redis_url import Address, check_namespace, opened_with
-from .base import ClockedStore
+from .base import ClockedStore, needing
 from .keyvalue import check_actual, check_charges, refuse
+
+if TYPE_CHECKING:
+    import redis
+    import redis.asyncio
 
 T = TypeVar("T")
 
@@ -35,13 +34,16 @@ class _Redis(ClockedStore):
     def __init__(
         self, client_or_url: Any, *, namespace: str | None = None, clock: Callable[[], float] | None = None
     ) -> None:
+        with needing("redis", extra="redis"):
+            from . import _redis_url
         if clock is not None:
             self.clock = clock
-        self._address = Address.parse(client_or_url) if isinstance(client_or_url, str) else None
+        self._driver = _redis_url
+        self._address = _redis_url.Address.parse(client_or_url) if isinstance(client_or_url, str) else None
         self._given = None if self._address is not None else client_or_url
         chosen = self._address.namespace if namespace is None and self._address is not None else namespace
         # The braces are a hash tag: they keep all keys of a namespace on one node of a cluster.
-        self._prefix = f"{{{check_namespace(chosen or NAMESPACE)}}}"
+        self._prefix = f"{{{_redis_url.check_namespace(chosen or NAMESPACE)}}}"
 
     def _client(self, opened: MutableMapping[T, Any], place: T, driver: Any) -> Any:
         """The client that was given, or the one that has been opened for this place: a process or an event loop."""
@@ -110,7 +112,8 @@ class RedisQuotaStore(_Redis):
         clock: UTC epoch seconds, for leases.
 
     Raises:
-        ConfigurationError: the URL or the namespace is wrong. Never quotes the URL: it may hold a password.
+        ConfigurationError: redis-py is missing, or the URL or the namespace is wrong. Never quotes the URL: it may hold
+            a password.
     """
 
     def __init__(
@@ -151,15 +154,15 @@ class RedisQuotaStore(_Redis):
     def close(self) -> None:
         """Let go of the connections that this store has opened."""
         opened = self._opened.pop(os.getpid(), None)
-        for client in opened_with(opened) if opened is not None else ():
+        for client in self._driver.opened_with(opened) if opened is not None else ():
             client.close()
 
     def _ask(self, question: _Question[T]) -> T:
         # A process that was forked opens connections of its own.
-        client = self._client(self._opened, os.getpid(), redis)
+        client = self._client(self._opened, os.getpid(), self._driver.redis)
         try:
             answer = client.execute_command(*question.by_hash)
-        except NoScriptError:
+        except self._driver.NoScriptError:
             answer = client.execute_command(*question.by_text)
         return question.read(answer)
 
@@ -198,14 +201,14 @@ class AsyncRedisQuotaStore(_Redis):
     async def close(self) -> None:
         """Let go of the connections that this store has opened on this event loop."""
         opened = self._opened.pop(asyncio.get_running_loop(), None)
-        for client in opened_with(opened) if opened is not None else ():
+        for client in self._driver.opened_with(opened) if opened is not None else ():
             await client.aclose()
 
     async def _ask(self, question: _Question[T]) -> T:
-        client = self._client(self._opened, asyncio.get_running_loop(), redis.asyncio)
+        client = self._client(self._opened, asyncio.get_running_loop(), self._driver.redis.asyncio)
         try:
             answer = await client.execute_command(*question.by_hash)
-        except NoScriptError:
+        except self._driver.NoScriptError:
             answer = await client.execute_command(*question.by_text)
         return question.read(answer)
 

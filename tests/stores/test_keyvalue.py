@@ -6,18 +6,17 @@ import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
 import pytest
+from histories import DAY, START, Now
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe_llm.stores import Charge, KeyValueQuotaStore, MemoryQuotaStore, Refusal, Reservation
+from safe_llm.stores import Charge, KeyValueQuotaStore, MemoryQuotaStore, Refusal, Reservation, SQLiteQuotaStore
 from safe_llm.testing.conformance import QuotaStoreConformance
-
-START = 1_800_000_000.25
-DAY = 86_400
 
 
 class TextQuotaStore(KeyValueQuotaStore):
@@ -59,16 +58,6 @@ class _Assigned(dict[str, Any]):
         super().__delitem__(key)
 
 
-@dataclass
-class Now:
-    """A clock that stands until it is moved."""
-
-    time: float = START
-
-    def __call__(self) -> float:
-        return self.time
-
-
 class TestTextQuotaStore(QuotaStoreConformance):
     def make_store(self) -> TextQuotaStore:
         return TextQuotaStore()
@@ -103,14 +92,28 @@ def now() -> Now:
     return Now()
 
 
-Store = MemoryQuotaStore | TextQuotaStore
+Store = MemoryQuotaStore | TextQuotaStore | SQLiteQuotaStore
 
 
-@pytest.fixture(params=[MemoryQuotaStore, TextQuotaStore])
-def store(request: pytest.FixtureRequest, now: Now) -> Store:
-    store: Store = request.param()
-    store.follow(now)
-    return store
+@contextmanager
+def opened(backend: type[Store], now: Now) -> Iterator[Store]:
+    """An empty store that follows the clock."""
+    with TemporaryDirectory() as folder:
+        store = SQLiteQuotaStore(f"{folder}/quotas.db") if backend is SQLiteQuotaStore else backend()
+        if isinstance(store, SQLiteQuotaStore):
+            store._every = 1  # Swept at each step, it can forget too much soonest.
+        store.follow(now)
+        yield store
+        store.close()
+
+
+BACKENDS: list[type[Store]] = [MemoryQuotaStore, TextQuotaStore, SQLiteQuotaStore]
+
+
+@pytest.fixture(params=BACKENDS)
+def store(request: pytest.FixtureRequest, now: Now) -> Iterator[Store]:
+    with opened(request.param, now) as store:
+        yield store
 
 
 def at(now: float, *, requests: int = 0, tokens: int = 0, calls: int = 0, hourly: int = 0) -> list[Charge]:
@@ -169,14 +172,17 @@ steps = st.lists(
 )
 
 
-@pytest.mark.parametrize("backend", [MemoryQuotaStore, TextQuotaStore])
+@pytest.mark.parametrize("backend", BACKENDS)
 @given(steps=steps)
 @settings(max_examples=150, deadline=None)
 def test_any_interleaving_agrees_with_the_oracle(backend: type[Store], steps: list[Any]) -> None:
     """Answers, tallies and waits are those that looking at every reservation ever made would give."""
-    now, store, oracle = Now(), backend(), Oracle()
-    store.follow(now)
+    now, oracle = Now(), Oracle()
+    with opened(backend, now) as store:
+        agree(store, oracle, now, steps)
 
+
+def agree(store: Store, oracle: Oracle, now: Now, steps: list[Any]) -> None:
     def tallies() -> list[tuple[int, int]]:
         return [oracle.tally(charge, now.time) for charge in at(now.time)]
 

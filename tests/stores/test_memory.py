@@ -6,16 +6,15 @@ import asyncio
 import os
 import pickle
 import sys
-import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from threading import Barrier, Event, Thread, get_ident
-from typing import Any, Literal
+from typing import Any
 
 import pytest
+from histories import STEPS, SWITCH, Now, ends_well, replay
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from safe_llm.errors import ConfigurationError
 from safe_llm.stores import (
@@ -159,9 +158,6 @@ def test_what_was_not_foreseen_is_counted_after_a_sweep_too() -> None:
     assert store.peek([free]) == [Tally(3, 0)]
 
 
-SWITCH = Charge("switch/any", 0, 0, "held", 0, 2**42)
-
-
 def size(store: MemoryQuotaStore) -> int:
     """Bytes of all that the store remembers."""
     return len(pickle.dumps({name: value for name, value in vars(store).items() if name != "clock"}))
@@ -181,83 +177,18 @@ class Reference(KeyValueQuotaStore):
         return nullcontext(self.data)
 
 
-def charges_at(now: float, amounts: Sequence[int]) -> list[Charge]:
-    """A switch, minute, hour, day, month and calls in flight, and the day once more: two charges may meet."""
-    second, minute, day = int(now), int(now) // 60 * 60, int(now) // DAY * DAY
-    kinds: list[tuple[str, int, Literal["fixed", "sliding", "held"], int, int]] = [
-        ("minute", 4, "sliding", second - 60, second + 1),
-        ("hour", 6, "sliding", minute - 3600, minute + 60),
-        ("day", 10, "fixed", day, day + DAY),
-        ("month", 30, "fixed", day // (30 * DAY) * 30 * DAY, (day // (30 * DAY) + 1) * 30 * DAY),
-        ("calls", 3, "held", second, second + 1),
-        ("day", 8, "fixed", day, day + DAY),
-    ]
-    made = [Charge(key, n, limit, kind, *span) for (key, limit, kind, *span), n in zip(kinds, amounts, strict=True)]
-    return [SWITCH, *made]
-
-
-AMOUNTS = st.lists(st.integers(0, 3), min_size=6, max_size=6)
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("reserve"), AMOUNTS, st.sampled_from([0.5, 40.0, 9_000.0])),
-        st.tuples(st.just("switch"), st.booleans()),
-        st.tuples(st.just("again"), st.integers(0, 30)),
-        st.tuples(st.just("settle"), st.integers(0, 30), AMOUNTS),
-        st.tuples(st.just("wait"), st.sampled_from([0.1, 0.75, 7.0, 59.5, 61.0, 130.0, 3_700.0, 90_000.0])),
-        st.tuples(st.just("skew"), st.sampled_from([0, 0, 1, 20, -1, -2, -30])),
-    ),
-    max_size=60,
-)
-
-
 @pytest.mark.parametrize("swept", [False, True], ids=["", "swept at each step"])
 @given(steps=STEPS)
 @settings(max_examples=300, deadline=None)
 def test_any_history_is_answered_as_the_reference_algorithm_answers_it(swept: bool, steps: list[Any]) -> None:
     """Every answer, tally and wait is the same, whenever the sweep comes, by clients whose clocks differ a little."""
-    now, skew = 1_800_000_000.25, 0
-    store, reference = MemoryQuotaStore(clock=lambda: now), Reference(lambda: now)
-    made: list[Reservation] = []
-    forgotten: dict[str, float] = {}  # Until then, a reservation is remembered by both.
+    now = Now()
+    store, reference = MemoryQuotaStore(clock=now), Reference(now)
 
-    def reserve(id: str, charges: list[Charge], ttl: float) -> None:
-        answer = store.reserve(id, charges, ttl)
-        assert answer == reference.reserve(id, charges, ttl)
-        if isinstance(answer, Reservation) and answer not in made:
-            made.append(answer)
-            ends = [charge.end for charge in charges if charge.amount and charge.kind != "held"]
-            forgotten[id] = max([answer.expires, *ends]) + 60
+    def sweep() -> None:
+        store._room = -1
 
-    def settle(reservation: Reservation, actual: list[int]) -> None:
-        first = store.settle(reservation, actual)
-        assert first is reference.settle(reservation, actual)
-        if first:
-            forgotten[reservation.id] = max(reservation.expires, now) + 60
-
-    for number, step in enumerate(steps):
-        if swept:
-            store._room = -1
-        chosen = made[step[1] % len(made)] if step[0] in ("again", "settle") and made else None
-        match step:
-            case "reserve", amounts, ttl:
-                reserve(str(number), charges_at(now + skew, amounts), ttl)
-            case "again", _ if chosen is not None and now < forgotten[chosen.id]:
-                reserve(chosen.id, list(chosen.charges), 1.0)
-            case "settle", _, actual if chosen is not None and now < forgotten[chosen.id]:
-                settle(chosen, [0, *actual][: len(chosen.charges)])
-            case "switch", True:
-                reserve(f"off{number}", [SWITCH._replace(amount=1, limit=1)], 2.0**35)
-            case "switch", False:
-                for reservation in made:
-                    if reservation.id.startswith("off"):
-                        settle(reservation, [0])
-            case "wait", seconds:
-                now += seconds
-            case "skew", seconds:
-                skew = seconds
-        for seen in (now, now + skew, now - 30):
-            looked = charges_at(seen, [0] * 6)
-            assert store.peek(looked) == reference.peek(looked)
+    replay(steps, now, store, reference, before_each=sweep if swept else None)
 
 
 # Threads and forks ----------------------------------------------------------------------------------------------------
@@ -298,19 +229,6 @@ def test_a_fork_in_the_midst_of_other_threads_leaves_a_store_that_works() -> Non
             thread.join()
         sys.setswitchinterval(interval)
         sys.settrace(tracer)
-
-
-def ends_well(child: int) -> bool:
-    """Whether the child exits with 0 within ten seconds; one that hangs is killed."""
-    give_up = time.monotonic() + 10
-    while time.monotonic() < give_up:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status == 0
-        time.sleep(0.001)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    return False
 
 
 # URLs and event loops ------------------------------------------------------------------------------------------------

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
 import random
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +17,12 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from crowds import SharedStore
+from histories import STEPS, Now, replay
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from postgres_server import Line, PostgresServer
+from lines import Line
 
+from benchmarks.servers import PostgresServer, with_options
 from safe_llm import AsyncSafeOpenAI, RateLimitExceededError, SafeOpenAI
 from safe_llm.errors import ConfigurationError
 from safe_llm.stores import (
@@ -38,7 +37,6 @@ from safe_llm.stores import (
     open_store,
 )
 from safe_llm.testing import FakeClock, FakeOpenAI
-from safe_llm.testing.conformance import QuotaStoreConformance
 
 DAY = 86_400
 NOW = 1_800_000_000
@@ -49,17 +47,8 @@ forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture(scope="session")
-def own_server() -> Iterator[PostgresServer]:
-    """A server that a test may stop and start again."""
-    server = PostgresServer()
-    yield server
-    server.remove()
-
-
-@pytest.fixture(scope="session")
-def url(request: pytest.FixtureRequest) -> str:
-    given = os.environ.get("SAFE_LLM_TEST_POSTGRES_URL")
-    return given or request.getfixturevalue("own_server").url
+def url(postgres_url: str) -> str:
+    return postgres_url
 
 
 @pytest.fixture
@@ -94,7 +83,7 @@ def taken(store: Any, *charges: Charge, ttl: float = 30) -> Reservation:
 # The contract --------------------------------------------------------------------------------------------------------
 
 
-class TestPostgresQuotaStore(QuotaStoreConformance):
+class TestPostgresQuotaStore(SharedStore):
     @pytest.fixture(autouse=True)
     def where(self, url: str, schema: str) -> None:
         self.url, self.schema = url, schema
@@ -102,96 +91,22 @@ class TestPostgresQuotaStore(QuotaStoreConformance):
     def make_store(self) -> Any:
         return PostgresQuotaStore(self.url, schema=self.schema, timeout=PATIENT)
 
+    reopen = make_store
+
 
 class TestAsyncPostgresQuotaStore(TestPostgresQuotaStore):
     def make_store(self) -> Any:
         return AsyncPostgresQuotaStore(self.url, schema=self.schema, timeout=PATIENT)
 
-
-def charges_at(now: float, amounts: Sequence[int], name: str) -> list[Charge]:
-    """A switch, minute, hour, day and calls in flight, and minute and day once more: two charges may meet."""
-    second, minute, day = int(now), int(now) // 60 * 60, int(now) // DAY
-    made = [
-        Charge("minute", 0, 4, "sliding", second - 60, second + 1),
-        Charge("hour", 0, 6, "sliding", minute - 3600, minute + 60),
-        fixed("day", limit=10, day=day),
-        in_flight("calls", limit=3),
-        Charge("minute", 0, 5, "sliding", second - 61, second),
-        fixed("day", limit=8, day=day),
-    ]
-    asked = [charge._replace(key=name + charge.key, amount=n) for charge, n in zip(made, amounts, strict=True)]
-    return [in_flight(f"{name}switch", 0, 0), *asked]
-
-
-AMOUNTS = st.lists(st.integers(0, 3), min_size=6, max_size=6)
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("reserve"), AMOUNTS, st.sampled_from([0.5, 40.0, 9_000.0])),
-        st.tuples(st.just("switch"), st.booleans()),
-        st.tuples(st.just("again"), st.integers(0, 30)),
-        st.tuples(st.just("settle"), st.integers(0, 30), AMOUNTS),
-        st.tuples(st.just("wait"), st.sampled_from([0.1, 0.75, 7.0, 59.5, 61.0, 130.0, 3_700.0, 90_000.0])),
-    ),
-    max_size=30,
-)
+    reopen = make_store
 
 
 @given(steps=STEPS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_history_is_answered_as_the_memory_store_answers_it(store: PostgresQuotaStore, steps: list[Any]) -> None:
     """Every answer, tally and wait is the same, with leases that end, late settlements and switches."""
-    now = NOW + 0.25
-    memory = MemoryQuotaStore(clock=lambda: now)
-    store.clock = lambda: now
-    name = uuid4().hex
-    made: list[Reservation] = []
-    forgotten: dict[str, float] = {}  # Until then, a reservation is remembered by both.
-
-    def reserve(id: str, charges: list[Charge], ttl: float) -> None:
-        answer = store.reserve(id, charges, ttl)
-        assert answer == memory.reserve(id, charges, ttl)
-        if isinstance(answer, Reservation) and answer not in made:
-            made.append(answer)
-            ends = [charge.end for charge in charges if charge.amount and charge.kind != "held"]
-            forgotten[id] = max([answer.expires, *ends]) + 60
-
-    def settle(reservation: Reservation, actual: list[int]) -> None:
-        first = store.settle(reservation, actual)
-        assert first is memory.settle(reservation, actual)
-        if first:
-            forgotten[reservation.id] = max(reservation.expires, now) + 60
-
-    for number, step in enumerate(steps):
-        chosen = made[step[1] % len(made)] if step[0] in ("again", "settle") and made else None
-        match step:
-            case "reserve", amounts, ttl:
-                reserve(f"{name}{number}", charges_at(now, amounts, name), ttl)
-            case "again", _ if chosen is not None and now < forgotten[chosen.id]:
-                reserve(chosen.id, list(chosen.charges), 1.0)
-            case "settle", _, actual if chosen is not None and now < forgotten[chosen.id]:
-                settle(chosen, [0, *actual][: len(chosen.charges)])
-            case "switch", True:
-                reserve(f"{name}off{number}", [in_flight(f"{name}switch", 1, 1)], 2.0**35)
-            case "switch", False:
-                for reservation in made:
-                    if "off" in reservation.id:
-                        settle(reservation, [0])
-            case "wait", seconds:
-                now += seconds
-        for seen in (now, now - 30):
-            looked = charges_at(seen, [0] * 6, name)
-            assert store.peek(looked) == memory.peek(looked)
-
-
-@pytest.mark.parametrize("settled", [False, True])
-def test_an_id_brings_back_the_charges_that_it_was_reserved_with(store: PostgresQuotaStore, settled: bool) -> None:
-    """Whatever it is asked with the second time, at a full limit, before the settlement and after."""
-    first = store.reserve("id", [fixed(limit=1), in_flight(limit=1)], 30)
-    assert isinstance(first, Reservation)
-    if settled:
-        assert store.settle(first, [1, 0]) is True
-    for charges in ([], [fixed(limit=1)], [in_flight("other", limit=0)]):
-        assert store.reserve("id", charges, 99) == first
+    now = store.clock = Now()
+    replay(steps, now, store, MemoryQuotaStore(clock=now), name=uuid4().hex)
 
 
 STRANGE = [
@@ -250,52 +165,12 @@ def in_processes(work: Callable[..., Any], *arguments: Any) -> list[Any]:
     return [answers.get() for _ in processes]
 
 
-def use(store: PostgresQuotaStore, attempts: int) -> int:
-    """How many of so many attempts were admitted, of 700 a day and of as many in an hour."""
-    admitted = 0
-    for _ in range(attempts):
-        asked = [fixed(limit=700), Charge("hour", 1, 700, "sliding", NOW - 3600, NOW + 60), in_flight()]
-        answer = store.reserve(uuid4().hex, asked, 30)
-        if isinstance(answer, Reservation):
-            admitted += 1
-            store.settle(answer, [1, 1, 0])
-    return admitted
-
-
 def begin(url: str, schema: str) -> int:
     """Open a store on tables that are not there yet."""
     store = PostgresQuotaStore(url, schema=schema)
     used = store.peek([fixed()])[0].used
     store.close()
     return used
-
-
-@forks
-def test_four_processes_share_a_cap_to_the_last_unit(store: PostgresQuotaStore) -> None:
-    """500 attempts each against 700, with one store that they inherited by a fork while it was open."""
-    assert store.peek([fixed()]) == [Tally(0, 0)]
-    assert sum(in_processes(use, store, 500)) == 700
-    assert store.peek([fixed(), in_flight()]) == [Tally(700, 0), Tally(0, 0)]
-
-
-@forks
-def test_a_process_that_is_killed_lets_nobody_over_the_cap(store: PostgresQuotaStore) -> None:
-    """At a random moment, between the operations of a call or within one. What it held stays counted."""
-    store.peek([])
-    context = get_context("fork")
-    processes = [context.Process(target=use, args=(store, 500)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    while sum(store.peek([fixed()])[0]) < 50:
-        time.sleep(0.001)
-    time.sleep(random.uniform(0, 0.1))
-    os.kill(processes[0].pid or 0, signal.SIGKILL)
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0, 0, 0]
-    day, calls = store.peek([fixed(), in_flight()])
-    assert sum(day) == 700
-    assert day.held == calls.held <= 1
 
 
 @forks
@@ -328,54 +203,6 @@ def test_calls_that_share_counters_in_any_order_do_not_deadlock(url: str, schema
     assert sum(sum(tally) for tally in stores[0].peek([fixed(key) for key in keys])) == 3 * 480
     for store in stores:
         store.close()
-
-
-@forks
-def test_a_fork_leaves_parent_and_child_with_a_store_that_works(store: PostgresQuotaStore) -> None:
-    """Each with connections of its own: what the child does with its own, or its end, is nothing to the parent."""
-    assert isinstance(store.reserve("parent", [fixed()], 30), Reservation)
-    child = os.fork()
-    if child == 0:
-        sys.settrace(None)  # A thread that is gone may hold the lock of a coverage tool.
-        fine = isinstance(store.reserve("child", [fixed()], 30), Reservation)
-        store.close()
-        os._exit(0 if fine else 1)
-    assert ends_well(child)
-    assert store.peek([fixed()]) == [Tally(0, 2)]
-
-
-def ends_well(child: int) -> bool:
-    """Whether the child exits with 0 within ten seconds; one that hangs is killed."""
-    give_up = time.monotonic() + 10
-    while time.monotonic() < give_up:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status == 0
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
-
-
-def test_an_async_store_serves_one_event_loop_after_another_and_two_at_once(url: str, schema: str) -> None:
-    """Each has connections of its own; those of a loop that ended without closing are let go."""
-    store = AsyncPostgresQuotaStore(url, schema=schema)
-
-    async def use(calls: int, close: bool) -> None:
-        for _ in range(calls):
-            answer = await store.reserve(uuid4().hex, [fixed()], 30)
-            assert isinstance(answer, Reservation)
-            assert await store.settle(answer, [1]) is True
-        if close:
-            await store.close()
-
-    asyncio.run(use(1, close=False))
-    asyncio.run(use(1, close=True))
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: asyncio.run(use(20, close=True)), range(2)))
-    reader = PostgresQuotaStore(url, schema=schema)
-    assert reader.peek([fixed()]) == [Tally(42, 0)]
-    reader.close()
 
 
 def test_an_event_loop_that_ends_while_connections_are_being_made_ends(url: str, schema: str) -> None:
@@ -454,12 +281,12 @@ def driven(request: pytest.FixtureRequest) -> Iterator[Callable[..., Driven]]:
 
 
 def test_a_server_that_was_restarted_is_found_again_by_the_next_operation(
-    own_server: PostgresServer, schema: str, driven: Callable[..., Driven], caplog: pytest.LogCaptureFixture
+    own_postgres: PostgresServer, schema: str, driven: Callable[..., Driven], caplog: pytest.LogCaptureFixture
 ) -> None:
     """All connections are dead by then. While it is away each operation fails at once, and says why."""
-    store = driven(own_server.url, schema=schema)
+    store = driven(own_postgres.url, schema=schema)
     reservation = store.reserve("id", [fixed()], 30)
-    own_server.stop()
+    own_postgres.stop()
     try:
         for _ in range(3):
             began = time.monotonic()
@@ -467,7 +294,7 @@ def test_a_server_that_was_restarted_is_found_again_by_the_next_operation(
                 store.reserve("other", [fixed()], 30)
             assert time.monotonic() - began < 1
     finally:
-        own_server.start()
+        own_postgres.start()
     assert store.settle(reservation, [3]) is True
     assert store.peek([fixed()]) == [Tally(3, 0)]
 
@@ -485,10 +312,10 @@ def test_connections_that_broke_unnoticed_cost_no_operation(
 
 
 def test_an_operation_whose_answer_got_lost_is_done_once(
-    own_server: PostgresServer, schema: str, driven: Callable[..., Driven]
+    own_postgres: PostgresServer, schema: str, driven: Callable[..., Driven]
 ) -> None:
     """The line is cut when the server has done it. Trying again finds it done, and answers as it would have."""
-    line = Line(own_server.url)
+    line = Line(own_postgres.url)
     store = driven(line.url, schema=schema)
     store.peek([])
     line.cut_next(b"900719925474")
@@ -504,12 +331,12 @@ def test_an_operation_whose_answer_got_lost_is_done_once(
 
 
 def test_a_server_that_hangs_is_given_up(
-    own_server: PostgresServer, schema: str, driven: Callable[..., Driven]
+    own_postgres: PostgresServer, schema: str, driven: Callable[..., Driven]
 ) -> None:
     """In the midst of an operation, and while connecting; afterwards all is well."""
-    store = driven(own_server.url, schema=schema, timeout=0.3)
+    store = driven(own_postgres.url, schema=schema, timeout=0.3)
     store.reserve("id", [fixed()], 30)
-    with own_server.hanging():
+    with own_postgres.hanging():
         began = time.monotonic()
         with pytest.raises(psycopg.OperationalError, match="did not answer within"):
             store.peek([fixed()])
@@ -715,15 +542,6 @@ def test_a_url_that_cannot_be_read_is_explained_without_its_password(open: Any, 
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-def test_a_missing_driver_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """psycopg is an optional package."""
-    monkeypatch.delitem(sys.modules, "safe_llm.stores._psycopg", raising=False)
-    monkeypatch.delattr("safe_llm.stores._psycopg", raising=False)
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ConfigurationError, match=r'pip install "safe-llm\[postgres\]"'):
-        open_store("postgresql://host/db")
-
-
 # Under a client ------------------------------------------------------------------------------------------------------
 
 
@@ -731,7 +549,7 @@ def test_a_missing_driver_is_named_with_what_installs_it(monkeypatch: pytest.Mon
 def test_a_client_counts_in_postgres(url: str, schema: str, client: Any) -> None:
     """By its URL, through the whole path, and the next client finds what this one used."""
     policy = {"plans": {"default": {"limits": ["2 requests/day", "4 concurrent"]}}}
-    address = f"{url}{'&' if '?' in url else '?'}schema={schema}"
+    address = with_options(url, schema=schema)
     ask: Any = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "user_id": "u1"}
 
     async def done(value: Any) -> Any:

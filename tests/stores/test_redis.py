@@ -1,10 +1,9 @@
-"""What the Redis stores count, against a real server: the contract, the reference algorithm, keys, scripts and URLs."""
+"""What the Redis stores count, against a real server: the contract, the memory store as oracle, keys, scripts and URLs."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,45 +11,49 @@ from uuid import uuid4
 
 import pytest
 import redis
+from crowds import SharedStore
+from histories import STEPS, SWITCH, Now, replay
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_memory import AMOUNTS, SWITCH, Reference, charges_at
 
 import safe_llm
-from benchmarks.servers import RedisServer
-from safe_llm import AsyncRedisQuotaStore, Charge, ConfigurationError, RedisQuotaStore, Refusal, Reservation
+from benchmarks.servers import RedisServer, with_options
+from safe_llm import (
+    AsyncRedisQuotaStore,
+    Charge,
+    ConfigurationError,
+    MemoryQuotaStore,
+    RedisQuotaStore,
+    Refusal,
+    Reservation,
+)
 from safe_llm.stores import open_async_store, open_store
 from safe_llm.testing import FakeClock
-from safe_llm.testing.conformance import QuotaStoreConformance
 
 DAY = 86_400
 
 
-class TestRedisQuotaStore(QuotaStoreConformance):
+class TestRedisQuotaStore(SharedStore):
     @pytest.fixture(autouse=True)
-    def _server(self, redis_url: str) -> None:
-        self.url = redis_url
+    def _server(self, patient_redis_url: str) -> None:
+        self.url, self.namespace = patient_redis_url, uuid4().hex
 
-    def make_store(self) -> RedisQuotaStore:
-        return RedisQuotaStore(self.url, namespace=uuid4().hex)
+    def make_store(self) -> Any:
+        return RedisQuotaStore(self.url, namespace=self.namespace)
+
+    reopen = make_store
 
 
-class TestAsyncRedisQuotaStore(QuotaStoreConformance):
+class TestAsyncRedisQuotaStore(TestRedisQuotaStore):
+    def make_store(self) -> Any:
+        return AsyncRedisQuotaStore(self.url, namespace=self.namespace)
+
+    reopen = make_store
+
+
+class TestOnValkey(TestRedisQuotaStore):
     @pytest.fixture(autouse=True)
-    def _server(self, redis_url: str) -> None:
-        self.url = redis_url
-
-    def make_store(self) -> AsyncRedisQuotaStore:
-        return AsyncRedisQuotaStore(self.url, namespace=uuid4().hex)
-
-
-class TestOnValkey(QuotaStoreConformance):
-    @pytest.fixture(autouse=True)
-    def _server(self, valkey_url: str) -> None:
-        self.url = valkey_url
-
-    def make_store(self) -> RedisQuotaStore:
-        return RedisQuotaStore(self.url, namespace=uuid4().hex)
+    def _server(self, patient_valkey_url: str) -> None:
+        self.url, self.namespace = patient_valkey_url, uuid4().hex
 
 
 @pytest.fixture
@@ -99,60 +102,14 @@ def taken(store: RedisQuotaStore, *charges: Charge, ttl: float = 30) -> Reservat
 
 # The algorithm --------------------------------------------------------------------------------------------------------
 
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("reserve"), AMOUNTS, st.sampled_from([0.5, 40.0, 9_000.0])),
-        st.tuples(st.just("switch"), AMOUNTS, st.just(2.0**35)),
-        st.tuples(st.just("again"), st.integers(0, 30), AMOUNTS),
-        st.tuples(st.just("settle"), st.integers(0, 30), AMOUNTS),
-        st.tuples(st.just("wait"), st.sampled_from([0.1, 0.75, 7.0, 59.5, 61.0, 130.0, 3_700.0, 90_000.0]), AMOUNTS),
-        st.tuples(st.just("skew"), st.sampled_from([0, 0, 1, 20, -1, -2, -30]), AMOUNTS),
-    ),
-    max_size=50,
-)
-
 
 @given(steps=STEPS)
-@settings(max_examples=100, deadline=None)
-def test_any_history_is_answered_as_the_reference_algorithm_answers_it(redis_url: str, steps: list[Any]) -> None:
+@settings(max_examples=60, deadline=None)
+def test_any_history_is_answered_as_the_memory_store_answers_it(redis_url: str, steps: list[Any]) -> None:
     """Every answer, tally and wait is the same, by clients whose clocks differ a little."""
-    now, skew = 1_800_000_000.25, 0
-    store = RedisQuotaStore(redis_url, namespace=uuid4().hex, clock=lambda: now)
-    reference = Reference(lambda: now)
-    made: list[Reservation] = []
-    forgotten: dict[str, float] = {}  # Until then, a reservation is remembered by both.
-
-    def reserve(id: str, charges: list[Charge], ttl: float) -> None:
-        answer = store.reserve(id, charges, ttl)
-        assert answer == reference.reserve(id, charges, ttl)
-        if isinstance(answer, Reservation) and answer not in made:
-            made.append(answer)
-            ends = [charge.end for charge in charges if charge.amount and charge.kind != "held"]
-            forgotten[id] = max([answer.expires, *ends]) + 60
-
-    for number, (what, value, more) in enumerate(steps):
-        known = [reservation for reservation in made if now < forgotten[reservation.id]]
-        match what:
-            case "reserve":
-                reserve(str(number), charges_at(now + skew, value), more)
-            case "switch":
-                reserve(f"off{number}", [SWITCH._replace(amount=1, limit=1)], more)
-            case "again" if known:
-                chosen = known[value % len(known)]
-                reserve(chosen.id, list(chosen.charges), 1.0)
-            case "settle" if known:
-                chosen = known[value % len(known)]
-                actual = [0, *more][: len(chosen.charges)]
-                first = store.settle(chosen, actual)
-                assert first is reference.settle(chosen, actual)
-                forgotten[chosen.id] = max(chosen.expires, now) + 60 if first else forgotten[chosen.id]
-            case "wait":
-                now += value
-            case "skew":
-                skew = value
-        for seen in (now, now + skew, now - 30):
-            looked = charges_at(seen, [0] * 6)
-            assert store.peek(looked) == reference.peek(looked)
+    now = Now()
+    store = RedisQuotaStore(redis_url, namespace=uuid4().hex, clock=now)
+    replay(steps, now, store, MemoryQuotaStore(clock=now))
     store.close()
 
 
@@ -362,8 +319,8 @@ def test_a_url_that_is_wrong_is_explained_without_its_password(open: Any, url: s
 
 def test_a_url_chooses_namespace_and_limits_of_time(redis_url: str) -> None:
     """And what it does not choose has defaults that deny soon."""
-    namespace, separator = uuid4().hex, "&" if "?" in redis_url else "?"
-    store = open_store(f"{redis_url}{separator}namespace={namespace}&socket_timeout=7")
+    namespace = uuid4().hex
+    store = open_store(with_options(redis_url, namespace=namespace, socket_timeout=7))
     same = RedisQuotaStore(redis_url, namespace=namespace)
     assert isinstance(store, RedisQuotaStore)
     taken(store, of_day(time.time()))
@@ -381,12 +338,3 @@ def test_the_stores_are_public_and_unknown_names_are_not() -> None:
     assert safe_llm.RedisQuotaStore is RedisQuotaStore
     with pytest.raises(AttributeError, match="RedditQuotaStore"):
         _ = safe_llm.RedditQuotaStore
-
-
-def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an optional package."""
-    for name in ("safe_llm.stores.redis", "safe_llm.stores._redis_url"):
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(ConfigurationError, match=r"RedisQuotaStore needs the package redis.*safe-llm\[redis\]"):
-        open_store("redis://localhost")

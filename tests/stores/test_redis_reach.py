@@ -1,14 +1,10 @@
-"""The Redis stores among processes, forks and event loops, on clusters and behind sentinels, and when Redis is away."""
+"""The Redis stores on clusters and behind sentinels, and when Redis is away."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import shutil
-import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,14 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
 import redis
 import redis.asyncio
 
-from benchmarks.servers import RedisServer, free_port, redis_server
+from benchmarks.servers import RedisServer, free_port, redis_server, with_options
 from safe_llm import (
     AsyncRedisQuotaStore,
     Charge,
@@ -51,137 +46,18 @@ def of_minute(limit: int = 1_000_000) -> Charge:
     return Charge("minute", 1, limit, "sliding", NOW - 3_600, NOW + 60)
 
 
-def patient(url: str, **options: int) -> str:
-    """The URL with time for a machine that is busy with other tests."""
-    waits = {"socket_connect_timeout": 20, "socket_timeout": 20, "timeout": 20, **options}
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(waits)}"
-
-
 def taken(store: RedisQuotaStore, *charges: Charge) -> Reservation:
     answer = store.reserve(uuid4().hex, charges, 30)
     assert isinstance(answer, Reservation), answer
     return answer
 
 
-# Processes ------------------------------------------------------------------------------------------------------------
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-def forked(work: Callable[[], int]) -> tuple[int, int]:
-    """A child that does the work and writes its number; its process id, and what to read from."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        sys.settrace(None)  # A thread that is gone may hold the lock of a coverage tool.
-        try:
-            os.write(writing, str(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    return child, reading
-
-
-def number_of(child: tuple[int, int]) -> int | None:
-    """What a child has written, when it has ended; None if it was killed before."""
-    with os.fdopen(child[1], "rb") as pipe:
-        text = pipe.read()
-    os.waitpid(child[0], 0)
-    return int(text) if text else None
-
-
-def admitted(url: str, namespace: str) -> int:
-    """Of 500 attempts, of one call each, those that a cap of 700 admits."""
-    store, mine = RedisQuotaStore(patient(url), namespace=namespace), 0
-    for _ in range(500):
-        answer = store.reserve(uuid4().hex, [of_day(limit=700), in_flight(), of_minute()], 30)
-        if isinstance(answer, Reservation):
-            mine += 1
-            store.settle(answer, [1, 0, 1])
-    return mine
-
-
-@needs_fork
-def test_four_processes_share_a_cap_to_the_last_call(redis_url: str) -> None:
-    """They ask for 2,000 together; each asks for less than all there is."""
-    namespace = uuid4().hex
-    children = [forked(lambda: admitted(redis_url, namespace)) for _ in range(4)]
-    counts = [number_of(child) for child in children]
-    assert None not in counts
-    assert sum(filter(None, counts)) == 700
-    store = RedisQuotaStore(redis_url, namespace=namespace)
-    assert store.peek([of_day(), in_flight(), of_minute()]) == [(700, 0), (0, 0), (700, 0)]
-    store.close()
-
-
-@needs_fork
-@pytest.mark.parametrize("seed", range(3))
-def test_a_process_that_is_killed_lets_nobody_over_the_cap(redis_url: str, seed: int) -> None:
-    """What it held stays counted until it is known to be used or not; the others get exactly the rest."""
-    namespace, chance = uuid4().hex, random.Random(seed)
-    children = [forked(lambda: admitted(redis_url, namespace)) for _ in range(4)]
-    time.sleep(chance.random() * 0.15)
-    os.kill(children[0][0], signal.SIGKILL)
-    counts = [number_of(child) for child in children]
-    store = RedisQuotaStore(redis_url, namespace=namespace)
-    (day, calls, _) = store.peek([of_day(), in_flight(), of_minute()])
-    store.close()
-    assert sum(filter(None, counts)) <= sum(day) == 700
-    assert day.held == calls.held <= 1
-
-
-@needs_fork
-def test_a_store_survives_a_fork(redis_url: str) -> None:
-    """Parent and child use it at once, each over a connection of its own."""
-    store = RedisQuotaStore(redis_url, namespace=uuid4().hex)
-    taken(store, of_day())
-
-    def use() -> int:
-        return sum(store.settle(taken(store, of_day()), [1]) for _ in range(200))
-
-    child = forked(use)
-    assert use() == 200
-    assert number_of(child) == 200
-    assert store.peek([of_day()]) == [(400, 1)]
-    store.close()
-
-
 # Event loops ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_async_store_serves_two_event_loops_at_once(redis_url: str) -> None:
-    """Over connections of their own, and once more on a third loop after they have ended."""
-    store, charge, admitted = AsyncRedisQuotaStore(patient(redis_url), namespace=uuid4().hex), of_day(limit=150), []
-
-    async def one() -> None:
-        answer = await store.reserve(uuid4().hex, [charge], 30)
-        if isinstance(answer, Reservation):
-            admitted.append(await store.settle(answer, [1]))
-
-    async def many() -> None:
-        await asyncio.gather(*[one() for _ in range(100)])
-        await store.close()
-
-    threads = [Thread(target=asyncio.run, args=[many()]) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert admitted == [True] * 150
-
-    async def look() -> Any:
-        tallies = await store.peek([charge])
-        await store.close()
-        await store.close()
-        return tallies
-
-    assert asyncio.run(look()) == [(150, 0)]
-
-
-def test_more_tasks_than_connections_wait_for_one(redis_url: str) -> None:
+def test_more_tasks_than_connections_wait_for_one(patient_redis_url: str) -> None:
     """They neither fail nor open one each."""
-    store = AsyncRedisQuotaStore(patient(redis_url, max_connections=5), namespace=uuid4().hex)
+    store = AsyncRedisQuotaStore(with_options(patient_redis_url, max_connections=5), namespace=uuid4().hex)
 
     async def use() -> list[Any]:
         answers = await asyncio.gather(*[store.reserve(str(number), [of_day()], 30) for number in range(300)])

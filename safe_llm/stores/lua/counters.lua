@@ -4,9 +4,10 @@
 --     keep     when the key expires, in epoch seconds
 --     totals   {begins, total, ...} of each window or slice, ascending; what is used and held is one sum, which is all
 --              that decides who fits
---     leases   {ends, begins, amount, ...}, those that end first first: how much of it is held, and until when
+--     leases   {ends, begins, amount, ...}, those that end first first: how much of it is held, and until when; nil for
+--              none, which is faster to read than an empty list
 -- The counter of calls in flight, where the end of a lease decides who fits, is a sorted set: leases named
--- "<amount> <position>/<id>" by when they end and, below zero, the sum of them as "held", and "keep".
+-- "<amount> <position>/<id>" by when they end and, below zero, the sum of them as "held".
 --
 -- Numbers are doubles here, exact up to 2^53. None may pass through tostring or cjson.encode, which round to 14 digits.
 
@@ -42,22 +43,22 @@ end
 
 -- The counter of calls in flight, with the leases that have ended given back.
 local function in_flight(key)
-  local counter, ended = { keep = 0, held = 0 }, 0
+  local held, ended = 0, 0
   local entries = call("ZRANGEBYSCORE", key, "-inf", now, "WITHSCORES")
   for at = 1, #entries, 2 do
     local name, score = entries[at], tonumber(entries[at + 1])
     if score > 0 then
       ended = ended + tonumber(string.match(name, "^%d+"))
     else
-      counter[name] = -score
+      held = -score
     end
   end
   if ended > 0 then
-    counter.held = counter.held - ended
+    held = held - ended
     call("ZREMRANGEBYSCORE", key, "(0", now)
-    call("ZADD", key, -counter.held, "held")
+    call("ZADD", key, -held, "held")
   end
-  return counter
+  return { held = held }
 end
 
 local loaded = {}
@@ -71,7 +72,7 @@ local function load(key, charge, packed)
     counter = in_flight(key)
   elseif packed then
     local keep, totals, leases = cmsgpack.unpack(packed)
-    counter = { keep = keep, totals = totals, leases = leases }
+    counter = { keep = keep, totals = totals, leases = leases or {} }
   else
     counter = { keep = 0, totals = {}, leases = {} }
   end
@@ -79,32 +80,34 @@ local function load(key, charge, packed)
   return counter
 end
 
--- Write a counter back which counts until `over`; of calls in flight, with the lease that ends then.
-local function save(key, charge, counter, over, lease)
+-- Write the counter of a window or slice back, which counts until `over`.
+local function save(key, counter, over)
   local extend = counter.keep < over + GRACE
   if extend then
     -- For longer than it must, so that a busy key need not be told at each call.
     counter.keep = over + 2 * GRACE
   end
-  local life = extend and whole(max(GRACE, counter.keep - now) * 1000)
-  if charge[KIND] ~= "held" then
-    local packed = cmsgpack.pack(counter.keep, counter.totals, counter.leases)
-    if extend then
-      call("SET", key, packed, "PX", life)
-    else
-      call("SET", key, packed, "KEEPTTL")
-    end
-    return
-  elseif counter.held == 0 then
-    call("DEL", key)
-    return
-  elseif lease then
-    call("ZADD", key, -counter.held, "held", -counter.keep, "keep", over, lease)
-  else
-    call("ZADD", key, -counter.held, "held", -counter.keep, "keep")
-  end
+  local packed = cmsgpack.pack(counter.keep, counter.totals, counter.leases[1] and counter.leases)
   if extend then
-    call("PEXPIRE", key, life)
+    call("SET", key, packed) -- Its option PX would take longer than a second command.
+    call("PEXPIRE", key, whole(max(GRACE, counter.keep - now) * 1000))
+  else
+    call("SET", key, packed, "KEEPTTL")
+  end
+end
+
+-- Write the counter of calls in flight back; with the lease that has been added, if there is one, and when that ends.
+local function save_in_flight(key, counter, lease, ends)
+  if counter.held == 0 then
+    call("DEL", key)
+  elseif lease then
+    call("ZADD", key, -counter.held, "held", ends, lease)
+    local life = (ends - now + GRACE) * 1000
+    if call("PTTL", key) < life then
+      call("PEXPIRE", key, whole(life + GRACE * 1000))
+    end
+  else
+    call("ZADD", key, -counter.held, "held")
   end
 end
 

@@ -106,7 +106,7 @@ for i, charge in ipairs(charges) do
     -- Nothing taken leaves no trace: switches are looked at by every call of every user.
   elseif counter.held then
     counter.held = counter.held + amount
-    save(KEYS[i + 1], charge, counter, expires, whole(amount) .. " " .. i .. "/" .. id)
+    save_in_flight(KEYS[i + 1], counter, whole(amount) .. " " .. i .. "/" .. id, expires)
   else
     local begins, over = place(charge)
     local totals = counter.totals
@@ -121,11 +121,12 @@ for i, charge in ipairs(charges) do
     if #counter.leases > 3 * MANY then
       counter.leases = merge(counter.leases, gone)
     end
-    save(KEYS[i + 1], charge, counter, over)
+    save(KEYS[i + 1], counter, over)
     last = max(last, over)
   end
 end
 -- Unsettled, it is remembered for as long as a late settlement still makes a difference.
 expires = format("%.17g", expires)
-call("SET", KEYS[1], expires .. " - " .. ARGV[4], "PX", whole((last + GRACE - now) * 1000))
+call("SET", KEYS[1], expires .. " - " .. ARGV[4])
+call("PEXPIRE", KEYS[1], whole((last + GRACE - now) * 1000))
 return expires

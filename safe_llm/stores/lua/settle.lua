@@ -47,7 +47,7 @@ for i, charge in ipairs(charges) do
       local counter = load(key, charge)
       if call("ZREM", key, whole(amount) .. " " .. i .. "/" .. id) == 1 then
         counter.held = counter.held - amount
-        save(key, charge, counter, 0)
+        save_in_flight(key, counter)
       end
     end
   elseif amount > 0 or used > 0 then
@@ -58,10 +58,11 @@ for i, charge in ipairs(charges) do
       release(counter.leases, begins, amount)
     end
     if values[i + 1] or counter.totals[1] then
-      save(key, charge, counter, over)
+      save(key, counter, over)
     end
   end
 end
 local forget = max(expires, now) + GRACE
-call("SET", KEYS[1], ends .. " " .. name .. " " .. reserved, "PX", whole((forget - now) * 1000))
+call("SET", KEYS[1], ends .. " " .. name .. " " .. reserved)
+call("PEXPIRE", KEYS[1], whole((forget - now) * 1000))
 return 1

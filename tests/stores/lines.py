@@ -1,58 +1,12 @@
-"""A real Postgres for tests and benchmarks, from the PyPI package `pgserver`, and a line to it that can be cut."""
+"""A line to a Postgres that can be cut."""
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
-import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
-
-
-class PostgresServer:
-    """A server in a temporary folder, reached by a Unix socket. It takes about a second to start."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="pg")  # A short path: those of sockets are limited.
-        os.environ.setdefault("XDG_RUNTIME_DIR", self._folder)  # pgserver's locks
-        self.start()
-
-    def start(self) -> None:
-        import pgserver
-
-        self._server: Any = pgserver.get_server(Path(self._folder, "data"), cleanup_mode="stop")
-        self.url: str = self._server.get_uri()
-
-    def stop(self) -> None:
-        """Break all connections, and stop."""
-        self._server.cleanup()
-        atexit.unregister(self._server._cleanup)  # which would make its folder anew
-
-    def remove(self) -> None:
-        self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    @contextmanager
-    def hanging(self) -> Iterator[None]:
-        """Nothing answers inside: no session, and none that is begun."""
-        import psutil
-
-        main = psutil.Process(self._server.get_pid())
-        processes = [main, *main.children()]
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for process in processes:
-                process.send_signal(signal.SIGCONT)
 
 
 class Line:
