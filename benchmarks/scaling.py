@@ -24,7 +24,7 @@ from .leasing import Budget, Holder, Server
 
 USD = 10**9
 DAY = 86_400
-PAIR, HOT = 106e-6, 26e-6
+PAIR, HOT = 105e-6, 25e-6
 """Seconds of CPU of a Redis server, for reserve and settle over six limits and for one step on the budget alone, as
 `python -m benchmarks.ceilings redis` found them."""
 
