@@ -25,6 +25,7 @@ _LARGEST_EVENT = 16 * 1024 * 1024
 _MOST_KEPT = 16 * 1024 * 1024
 """Bytes of events that are kept unread. A longer stream without usage is charged as unknown."""
 _USAGE = b'"usage"'
+_DONE = b"[DONE]\n\n"
 _NULL = re.compile(rb"\s*:\s*null")
 
 
@@ -114,6 +115,8 @@ class Meter:
     def _pass(self, events: bytes) -> bytes:
         """Keep events, or read them if they may tell something; those that the caller is to see."""
         if self._skips and b'"error"' not in events and not _tells_usage(events):
+            if events.endswith(_DONE):
+                self.ended = True
             self._keep(events)
             return events
         return self._read_all(events)
