@@ -118,9 +118,8 @@ def take_files(files: Any, most: int) -> list[tuple[str, Any]]:
 def _with_content(file: Any, most: int) -> Any:
     if isinstance(file, tuple):  # beside the name, the type and the headers
         return (file[0], _content(file[1], most), *file[2:])
-    name = os.path.basename(name) if isinstance(name := getattr(file, "name", None), str) else None
-    content = _content(file, most)
-    return content if name is None else (name, content)
+    content, name = _content(file, most), getattr(file, "name", None)
+    return (os.path.basename(name), content) if isinstance(name, str) else content
 
 
 def _content(file: Any, most: int) -> bytes:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import assert_type
 
 from openai import AsyncStream, Stream
+from openai.types import Completion, CreateEmbeddingResponse, ImagesResponse
+from openai.types.audio import Transcription
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam, ParsedChatCompletion
+from openai.types.responses import ParsedResponse, Response, ResponseStreamEvent
 from pydantic import BaseModel
 
 from safe_llm import AsyncSafeOpenAI, LimitStatus, Policy, Quote, SafeAzureOpenAI, SafeOpenAI
@@ -31,6 +34,17 @@ def sync_client(client: SafeOpenAI) -> None:
     assert_type(client.guard.usage(user_id="u1"), list[LimitStatus])
     assert_type(client.guard.quote(model="gpt-4o", messages=MESSAGES), Quote)
     assert_type(client.guard.policy, Policy)
+    respond = client.responses.create
+    assert_type(respond(model="gpt-4o", input="hello", user_id="u1"), Response)
+    assert_type(respond(model="gpt-4o", input="hello", stream=True), Stream[ResponseStreamEvent])
+    assert_type(client.responses.parse(model="gpt-4o", input="hello", text_format=Answer), ParsedResponse[Answer])
+    assert_type(client.embeddings.create(model="m", input="hello", tags={"a": "b"}), CreateEmbeddingResponse)
+    assert_type(client.completions.create(model="m", prompt="hello", session_id="s"), Completion)
+    assert_type(client.images.generate(model="m", prompt="hello", user_id="u1"), ImagesResponse)
+    transcribe = client.audio.transcriptions.create
+    assert_type(transcribe(model="m", file=b"", user_id="u1"), Transcription)
+    assert_type(transcribe(model="m", file=b"", response_format="srt"), str)
+    respond(model="gpt-4o", input="hello", user_idd="u1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     create(model="gpt-4o", messages=MESSAGES, user_idd="u1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     create(model="gpt-4o", messages=MESSAGES, user_id=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     create(model="gpt-4o", messages=MESSAGES, temprature=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
