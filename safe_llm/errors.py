@@ -26,7 +26,7 @@ answer or a key.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -41,6 +41,13 @@ Amount = int | Decimal
 
 _QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _REDUCED_CAPACITY = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str | None:
+    """The right name that a wrong one was perhaps meant to be."""
+    from difflib import get_close_matches  # here, because most programs write no wrong name
+
+    return next(iter(get_close_matches(wrong, list(known), n=1)), None)
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, nearest
 from .types import Charge, nano, usd
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens", "money", "concurrent"]
@@ -142,8 +141,8 @@ def _dimensions(sentence: str, per: str | None) -> tuple[str, ...]:
 
 
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"has an unknown {what} {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    near = nearest(name, known)
+    return f"has an unknown {what} {name!r}" + (f" (did you mean {near!r}?)" if near else "")
 
 
 class Calendar:

@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -29,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, nearest
 from .limits import Calendar, Limit, PlacedLimit
 from .pricing import PriceEntry
 from .types import nano
@@ -294,8 +293,8 @@ class Policy(_Section):
     @model_validator(mode="after")
     def _has_its_default_plan(self) -> Policy:
         if self.default_plan not in self.plans:
-            near = get_close_matches(self.default_plan, self.plans, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            near = nearest(self.default_plan, self.plans)
+            hint = f" (did you mean {near!r}?)" if near else ""
             raise ValueError(f"default_plan {self.default_plan!r} is not among [plans]{hint}")
         return self
 
@@ -423,5 +422,4 @@ def _nearest(where: tuple[int | str, ...]) -> str | None:
             model = getattr(model, "__origin__", model) if not isinstance(model, type) else model
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return None
-    near = get_close_matches(str(where[-1]), model.model_fields, n=1)
-    return near[0] if near else None
+    return nearest(str(where[-1]), model.model_fields)

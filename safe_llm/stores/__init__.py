@@ -7,11 +7,10 @@ not be installed: it is imported when a store is made, under `needing` of ``base
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, nearest
 from ..types import Charge, Refusal, Reservation, Tally
 from .base import AsyncQuotaStore, AwaitableQuotaStore, QuotaStore
 from .keyvalue import KeyValueQuotaStore
@@ -92,8 +91,8 @@ def _find(url: str) -> tuple[str, str, str | None]:
         raise ConfigurationError(f"A quota store is named by a URL that begins with one of: {known}")
     scheme = match[1].lower()
     if scheme not in _STORES:
-        near = get_close_matches(scheme, _STORES, n=1)
-        hint = f" (did you mean {near[0]}://?)" if near else ""
+        near = nearest(scheme, _STORES)
+        hint = f" (did you mean {near}://?)" if near else ""
         raise ConfigurationError(f"There is no quota store for {scheme}://{hint}. There are: {known}")
     return _STORES[scheme]
 
