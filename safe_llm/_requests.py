@@ -46,10 +46,11 @@ def take_claim(options: Any, bound: Claim) -> tuple[Any, Claim]:
     return options, carried.call.over(bound).over(carried.context)
 
 
-def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int) -> tuple[Any, Call]:
+def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int | None) -> tuple[Any, Call]:
     """A request to a guarded route, and the call that it is, ``extra_body`` merged in as the SDK would.
 
-    Files are read here, at most `most` bytes of each and one more: what was weighed is what is sent.
+    Files are read here, at most `most` bytes of each and one more, or, with None, all of them: what was weighed is what
+    is sent.
     """
     given, extra = options.json_data, options.extra_json
     body: dict[str, Any] = {}
@@ -74,7 +75,7 @@ def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int)
     return options, call
 
 
-def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim, base: str, most: int) -> Call:
+def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim, base: str, most: int | None) -> Call:
     """The call that these arguments of a guarded method would make.
 
     Raises:
@@ -109,34 +110,35 @@ def _call(endpoint: Endpoint, body: dict[str, Any], claim: Claim, *, timeout: An
     return Call(endpoint, body, claim, timeout=seconds, stream=body.get("stream") is True, **rest)
 
 
-def take_files(files: Any, most: int) -> list[tuple[str, Any]]:
+def take_files(files: Any, most: int | None) -> list[tuple[str, Any]]:
     """The files of a multipart request with their contents as bytes, in the SDK's own form: pairs of field and file."""
     pairs = files.items() if isinstance(files, Mapping) else files
     return [(field, _with_content(file, most)) for field, file in pairs]
 
 
-def _with_content(file: Any, most: int) -> Any:
+def _with_content(file: Any, most: int | None) -> Any:
     if isinstance(file, tuple):  # beside the name, the type and the headers
         return (file[0], _content(file[1], most), *file[2:])
     content, name = _content(file, most), getattr(file, "name", None)
     return (os.path.basename(name), content) if isinstance(name, str) else content
 
 
-def _content(file: Any, most: int) -> bytes:
+def _content(file: Any, most: int | None) -> bytes:
+    size = -1 if most is None else most + 1
     if isinstance(file, str):
         return file.encode()
     if isinstance(file, bytes | bytearray):
         return bytes(file)
     if isinstance(file, os.PathLike):
         with open(file, "rb") as opened:
-            return opened.read(most + 1)
+            return opened.read(size)
     if not hasattr(file, "read"):
         raise TypeError(f"A file must be bytes, a path or something to read from, not {type(file).__name__}.")
     start = None
     if getattr(file, "seekable", lambda: False)():
         start = file.tell()
         file.seek(0)  # the HTTP client sends all of it, wherever it was read to
-    read = file.read(most + 1)
+    read = file.read(size)
     if start is not None:
         file.seek(start)
     return read.encode() if isinstance(read, str) else bytes(read)

@@ -78,9 +78,9 @@ class Shell:
         return bound
 
     @property
-    def largest_file(self) -> int:
-        """Bytes of a file that are read: more of it is refused whatever they are."""
-        return self.policy.widest_input.max_inline_bytes
+    def largest_file(self) -> int | None:
+        """Bytes of a file that are read; more is refused whatever it is. None: all, for shadow mode changes nothing."""
+        return None if self.policy.mode == "shadow" else self.policy.widest_input.max_inline_bytes
 
     def _asked(self, endpoint: str | None, arguments: Mapping[str, Any], claim: Claim) -> Call:
         """The call that a quote is asked of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from safe_llm import DeniedError, RateLimitExceededError
+from safe_llm import DeniedError, RateLimitExceededError, SafeOpenAI
 from safe_llm.testing import FakeClock, FakeOpenAI, RecordingSink, Reply
 
 pytestmark = pytest.mark.anyio
@@ -267,3 +268,14 @@ async def test_a_store_that_is_away_stops_nothing(make: Any, sink: RecordingSink
     assert sink.last.outcome == "ok"
     assert sink.last.denial is not None
     assert sink.last.denial.code == "store_unavailable"
+
+
+def test_a_file_beyond_the_limit_is_sent_whole(server: FakeOpenAI, sink: RecordingSink) -> None:
+    """What would have been denied is noted, and the file goes as it came."""
+    file = b"x" * 9_000_000
+    policy = {"mode": "shadow", "plans": {"default": {"limits": []}}}
+    with SafeOpenAI(base_url=server.base_url, api_key="k", sinks=[sink], policy=policy) as client:
+        client.audio.transcriptions.create(model="gpt-4o-transcribe", file=("a.mp3", io.BytesIO(file)))
+    assert server.requests[-1].files["file"] == [("a.mp3", file)]
+    assert sink.last.denial is not None
+    assert sink.last.denial.code == "request_too_large"
