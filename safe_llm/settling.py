@@ -24,7 +24,7 @@ def used(guard: Guard, admission: Admission, outcome: Outcome) -> Flow[tuple[Usa
         reserving.bound_unreserved(guard, admission)
     if outcome.to_be_counted and not goes_on(admission, outcome):
         call, text = admission.call, outcome.text or ""
-        readable = admission.prompt_hash is not None
+        readable = admission.prompt_hash is not None and not call.unseen  # nobody here can count what was not seen
         seen = yield from compute(
             lambda: (
                 counting.count(call) + admission.extra_input if readable else admission.input_tokens,

@@ -394,6 +394,16 @@ async def test_what_only_the_provider_sees_is_reserved_at_the_context_s_limit(
 
 
 @both_kinds
+async def test_what_only_the_provider_sees_is_charged_at_its_reserve_where_no_usage_is_told(
+    make: Any, server: FakeOpenAI, sink: RecordingSink
+) -> None:
+    server.always(Reply("Hi", usage=None))
+    await done(make().responses.create(model="gpt-4o", input="Hi", previous_response_id="resp_1"))
+    assert (sink.last.usage_source, sink.last.input_tokens) == ("estimated", sink.last.input_tokens_estimated)
+    assert sink.last.input_tokens >= 8_000
+
+
+@both_kinds
 async def test_a_stored_prompt_may_name_the_model(make: Any, server: FakeOpenAI, sink: RecordingSink) -> None:
     """Without a model there is no price: a budget denies it, and without one the answer's model tells what it cost."""
     with pytest.raises(UnpricedModelError, match="names no model"):
