@@ -65,6 +65,22 @@ class AsyncGuard(Shell):
         claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
         return await self.run(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt))
 
+    async def allows(
+        self,
+        *,
+        feature: str | None = None,
+        user_id: str | None = None,
+        model: str | None = None,
+        plan: str | None = None,
+    ) -> bool:
+        """Whether a caller may use a feature, and a model: what a menu should offer.
+
+        False too where nobody may say so: ``plan_for`` fails, or the policy wants an identity that is not there. Limits
+        and kill switches are not looked at.
+        """
+        claim = self.bound(claim_of(user_id=user_id, feature=feature))
+        return await self.run(inquiry.allows(self.core, claim, plan=plan, model=model))
+
     async def switch_off(
         self,
         *,
@@ -151,8 +167,7 @@ class AsyncGuard(Shell):
             case Compute(function):
                 return _off_loop(function)
             case FindPlan(identity):
-                found = self._found_plan(identity)
-                return _awaited(found) if inspect.isawaitable(found) else found
+                return self._plans.find_async(identity)
             case Inspect(check, content):
                 return _inspected(check.inspect(content))
         return self._now(effect)
@@ -264,10 +279,6 @@ class AsyncGuard(Shell):
 
 async def _off_loop(function: Callable[[], T]) -> T:
     return await asyncio.to_thread(function)
-
-
-async def _awaited(result: Awaitable[T]) -> T:
-    return await result
 
 
 async def _inspected(found: Any) -> tuple[Finding, ...]:

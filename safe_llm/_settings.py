@@ -12,11 +12,12 @@ from typing import Any
 
 from .errors import ConfigurationError
 from .guard import Guard
+from .identity import Verifier
 from .policy import Policy
 from .sinks import Dispatcher, LoggingSink
 from .types import Clock
 
-GUARD_OPTIONS = ("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock")
+GUARD_OPTIONS = ("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock", "verifier")
 """What the clients take beside the SDK's own options."""
 
 
@@ -41,6 +42,7 @@ def build(
     checks: Any,
     hash_key: bytes | str | None,
     clock: Clock | None,
+    verifier: Verifier | None,
 ) -> Any:
     """A guard from a client's arguments, and from the environment where they say nothing.
 
@@ -60,6 +62,8 @@ def build(
         follow(clock.time)
     if plan_for is not None and not callable(plan_for) and not isinstance(plan_for, Mapping):
         raise ConfigurationError("plan_for= takes a callable user_id -> plan name, or a mapping of them.")
+    if verifier is not None and not callable(getattr(verifier, "verify", None)):
+        raise ConfigurationError("verifier= takes an object with verify(token) -> Identity, such as a JWTVerifier.")
     key = _hash_key(hash_key)
     receivers = [LoggingSink()] if sinks is None else list(sinks)
     core = Guard(chosen, clock=time_source, hash_key=key, checks=tuple(checks or ()))
@@ -72,6 +76,7 @@ def build(
         "checks": core.checks,
         "hash_key": key,
         "clock": clock,
+        "verifier": verifier,
     }
     built.check()
     return built

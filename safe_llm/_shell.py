@@ -13,9 +13,10 @@ from copy import copy
 from typing import Any
 
 from ._outage import StoreLink
+from ._plans import PlanLookup
 from ._requests import call_of
 from ._transport import sending
-from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Reserve, Settle, drive
+from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Prove, Reserve, Settle, drive
 from .guard import Guard
 from .identity import NOTHING, Claim, claim_of, current
 from .policy import Policy
@@ -50,7 +51,12 @@ class Shell:
         # The shell itself keeps a blocking store off the event loop, and knows one that never blocks.
         self._store = store.store if isinstance(store, AwaitableQuotaStore) else store
         self._dispatcher = dispatcher
-        self._plan_for = plan_for
+        self._plans = PlanLookup(
+            plan_for,
+            is_plan=core.policy.plans.__contains__,
+            seconds=core.policy.identity.plan_seconds,
+            monotonic=core.clock.monotonic,
+        )
         self._owns_store = owns_store
         allows = core.policy.on_store_error == "allow"
         self._link = StoreLink(allows=allows, clock=core.clock, emit=self._emit)
@@ -58,7 +64,8 @@ class Shell:
         self._claim, self._base = NOTHING, ""
         self._ways: dict[type, Callable[..., Any]] = {
             Emit: self._emit,
-            FindPlan: self._found_plan,
+            FindPlan: self._plans.find,
+            Prove: lambda proof: proof(),
             Compute: lambda function: function(),
             Inspect: lambda check, content: tuple(check.inspect(content)),
             Complete: lambda flow, _waits: drive(flow, self._now),
@@ -105,12 +112,6 @@ class Shell:
     def _emit(self, event: Event) -> None:
         with self._occupied():
             self._dispatcher.emit(event)
-
-    def _found_plan(self, identity: Claim) -> Any:
-        if self._plan_for is None:
-            return None
-        user = identity.user
-        return self._plan_for.get(user) if isinstance(self._plan_for, Mapping) else self._plan_for(user)
 
     # The store --------------------------------------------------------------------------------------------------------
 
@@ -213,6 +214,7 @@ _shells: weakref.WeakSet[Shell] = weakref.WeakSet()
 def _renew_all() -> None:
     for shell in list(_shells):
         shell._link.renew()
+        shell._plans.renew()
         shell._deliverer.renew()
 
 

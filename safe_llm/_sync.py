@@ -34,7 +34,7 @@ class SyncGuard(Shell):
         """
         for what, function in (
             ("quota_store=", self._store.reserve),
-            ("plan_for=", self._plan_for),
+            ("plan_for=", self._plans.plan_for),
             *((f"the check {check.name!r}", check.inspect) for check in self.core.checks),
         ):
             if is_async(function):
@@ -59,6 +59,22 @@ class SyncGuard(Shell):
         """
         claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
         return drive(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt), self._now)
+
+    def allows(
+        self,
+        *,
+        feature: str | None = None,
+        user_id: str | None = None,
+        model: str | None = None,
+        plan: str | None = None,
+    ) -> bool:
+        """Whether a caller may use a feature, and a model: what a menu should offer.
+
+        False too where nobody may say so: ``plan_for`` fails, or the policy wants an identity that is not there. Limits
+        and kill switches are not looked at.
+        """
+        claim = self.bound(claim_of(user_id=user_id, feature=feature))
+        return drive(inquiry.allows(self.core, claim, plan=plan, model=model), self._now)
 
     def switch_off(
         self,

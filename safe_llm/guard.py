@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from . import accounting, background, counting, reserving, settling
 from .accounting import Amounts
-from .effects import Flow, complete, emit, find_plan, inspect, reserve, send, settle
+from .effects import Flow, complete, emit, find_plan, inspect, prove, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
 from .endpoints.weighing import take_over
@@ -198,7 +198,7 @@ class Guard:
         """Every step up to the estimate."""
         call = admission.call
         self._read(admission)
-        self._identify(admission)
+        admission.identity = yield from self.identify(admission.identity)
         rules = yield from self._authorize(admission)
         self._limit_time(admission, rules)
         call.weight.hold(rules.input)
@@ -238,18 +238,35 @@ class Guard:
             raise malformed("its messages must be a list of at least one message")
         admission.prompt_hash = self._hashed(to_json(call.endpoint.prompt(call), fallback=_type_name))
 
-    def _identify(self, admission: Admission) -> None:
-        rules, identity = self.policy.identity, admission.identity
+    def identify(self, identity: Claim) -> Flow[Claim]:
+        """Who is calling, for certain.
+
+        Raises:
+            NotAuthenticatedError: the policy wants to know more than is known.
+        """
+        rules = self.policy.identity
+        identity = yield from self.proved(identity)
+        if identity.expires is not None and identity.expires <= self.clock.time():
+            raise NotAuthenticatedError(
+                f"User {identity.user!r} is denied: the identity has expired. Get a new token, and bind that one.",
+                code="token_expired",
+            )
         if rules.verified and not identity.verified:
             raise NotAuthenticatedError(
                 "The call is denied: the policy accepts only verified identities ([identity] verified), and "
-                "this one was not made by a verifier. Bind one with client.with_identity(identity)."
+                "this one was not made by a verifier. Bind one with client.with_token(token) or "
+                "client.with_identity(identity)."
             )
         if rules.required and identity.user_id is None:
             raise NotAuthenticatedError(
                 "The call is denied: it names no user and the policy requires one ([identity] required). "
                 "Pass user_id=, or use client.with_identity(...) or safe_llm.identify(...)."
             )
+        return identity
+
+    def proved(self, identity: Claim) -> Flow[Claim]:
+        """A claim whose token, if it brings one, has been verified."""
+        return identity if identity.proof is None else identity.proved((yield from prove(identity.proof)))
 
     def _authorize(self, admission: Admission) -> Flow[Rules]:
         identity, call = admission.identity, admission.call

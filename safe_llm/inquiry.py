@@ -18,6 +18,7 @@ def usage(
     guard: Guard, claim: Claim, *, plan: str | None = None, model: str | None = None, prompt: str | None = None
 ) -> Flow[list[LimitStatus]]:
     """How each limit stands that a call of this caller would meet, in the policy's order."""
+    claim = yield from guard.proved(claim)
     identity = claim._replace(plan=plan or claim.plan)
     name = yield from guard.plan_of(identity)
     values = accounting.values_of(identity, plan=name, model=model, prompt_hash=prompt)
@@ -39,6 +40,17 @@ def usage(
             )
         )
     return found
+
+
+def allows(guard: Guard, claim: Claim, *, plan: str | None = None, model: str | None = None) -> Flow[bool]:
+    """Whether the caller may use his feature, and the model. Limits are not looked at."""
+    try:
+        claim = yield from guard.identify(claim)
+        name = yield from guard.plan_of(claim._replace(plan=plan or claim.plan))
+    except DeniedError:
+        return False
+    found = guard.policy.plans[name]
+    return found.allows_feature(claim.feature) and (model is None or found.allows_model(model))
 
 
 def _stands(charge: Charge, window: Window | None) -> Flow[tuple[Tally, datetime | None]]:

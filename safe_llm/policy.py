@@ -71,6 +71,8 @@ class IdentityRules(_Section):
     """Accept only an `Identity` that a verifier made."""
     send_safety_identifier: bool = False
     """Send the keyed hash of the user_id as OpenAI's ``safety_identifier``."""
+    plan_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """How long an answer of ``plan_for`` holds; 0 asks at each call."""
 
 
 class InputRules(_Section):
