@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .breakers import Circuit
 from .errors import BudgetExceededError, DeniedError, LimitExceededError, RateLimitExceededError, SwitchedOffError
 from .identity import Claim
 from .limits import Calendar, PlacedLimit
@@ -125,6 +126,18 @@ def switched_off(admission: Admission, pairs: Switch) -> SwitchedOffError:
         f"User {admission.identity.user!r} is denied: {named(pairs)} is switched off. "
         f"client.guard.switch_on({arguments}) switches it on again.",
         scope=dict(pairs),
+    )
+
+
+def circuit_open(admission: Admission, circuit: Circuit, wait: float) -> SwitchedOffError:
+    """The error for an open circuit breaker."""
+    host, model = circuit
+    return SwitchedOffError(
+        f"User {admission.identity.user!r} is denied: the circuit breaker of model {model!r} at {host} is open, for "
+        f"calls to it kept failing ([breaker]). Try again in {duration(wait)}.",
+        code="circuit_open",
+        scope={"host": host, "model": model},
+        retry_after=wait,
     )
 
 

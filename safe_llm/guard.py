@@ -10,7 +10,7 @@ and the async side do them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -19,8 +19,9 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from . import accounting, background, counting, reserving, settling
+from . import accounting, alerts, background, breakers, counting, reserving, settling
 from .accounting import Amounts
+from .breakers import Breakers, Circuit
 from .effects import Flow, complete, emit, find_plan, inspect, prove, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
@@ -40,6 +41,7 @@ from .policy import Policy, Rules
 from .pricing import PriceBook
 from .types import (
     Admission,
+    Alert,
     Call,
     Check,
     Clock,
@@ -76,6 +78,7 @@ class Guard:
         self._hash_key = hash_key if len(hash_key) <= 64 else hashlib.blake2b(hash_key).digest()
         # Claims that are known to have been made; it saves asking the store again at each call above a threshold.
         self.told: set[str] = set()
+        self.breakers = Breakers()
 
     def now(self) -> datetime:
         """The moment, in UTC."""
@@ -129,8 +132,10 @@ class Guard:
         admission = self.begin(call)
         try:
             yield from self.decide(admission)
+            self.try_circuit(admission, self.breakers.enter)
             yield from reserving.take(self, admission, partial(reserve, local=True))
         except DeniedError as denial:
+            self._note_circuit(admission, None)
             admission.denial = denial
             if self.policy.mode == "enforce":
                 denial.record = settling.record(self, admission, None, Usage(), "none", 0)
@@ -162,6 +167,8 @@ class Guard:
         """Settle, record and alert: the end of every call that was sent. Once per call."""
         if admission.corrects is not None:
             return (yield from background.correct(self, admission, outcome))
+        if opened := self._note_circuit(admission, breakers.answered(outcome)):
+            yield from emit(opened)
         usage, source = yield from settling.used(self, admission, outcome)
         cost = settling.cost(self, admission, outcome, usage, source)
         record = settling.record(self, admission, outcome, usage, source, cost)
@@ -337,6 +344,30 @@ class Guard:
                         f"User {claim.user!r} is denied: the check {check.name!r} found {finding.rule!r} in "
                         f"{finding.where}."
                     )
+
+    def try_circuit(self, admission: Admission, ask: Callable[[Circuit, float], float | None]) -> None:
+        """Ask the circuit breaker of a call's host and model.
+
+        Raises:
+            SwitchedOffError: it is open.
+        """
+        if self.policy.breaker.failures == "off":
+            return
+        circuit = admission.call.host, admission.call.model
+        wait = ask(circuit, self.clock.monotonic())
+        if wait is not None:
+            raise accounting.circuit_open(admission, circuit, wait)
+        admission.circuit = circuit
+
+    def _note_circuit(self, admission: Admission, answered: bool | None) -> Alert | None:
+        """Tell the circuit breaker how a call ended; the alert, if that opened it."""
+        circuit, rules = admission.circuit, self.policy.breaker
+        if circuit is None or rules.failures == "off":
+            return None
+        admission.circuit = None
+        now = self.clock.monotonic()
+        failures = self.breakers.note(circuit, answered, now, failures=rules.failures, seconds=rules.seconds)
+        return alerts.circuit_open(circuit, failures, rules.seconds, self.now()) if failures else None
 
     def _cap(self, call: Call, rules: Rules) -> None:
         output = rules.output

@@ -79,6 +79,7 @@ def quote(guard: Guard, call: Call) -> Flow[Quote]:
     denial: DeniedError | None = None
     try:
         yield from guard.decide(admission)
+        guard.try_circuit(admission, guard.breakers.wait)
         yield from reserving.take(guard, admission, lambda _id, charges, _ttl: _look(charges, guard.clock.time()))
     except DeniedError as error:
         denial = error

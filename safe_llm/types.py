@@ -347,6 +347,8 @@ class Call:
     """The body came as bytes, which are not read here."""
     deployment: str | None = None
     """The model that the URL names, which goes before the body's: Azure."""
+    host: str = ""
+    """Of the provider."""
     model: str = ""
     stream: bool = False
     messages: list[Mapping[str, Any]] | None = field(default=None, repr=False)
@@ -416,6 +418,8 @@ class Admission:
     """nano-USD of hosted tools, included in `cost`."""
     fee_of: dict[str, int] = field(default_factory=dict)
     """nano-USD for each call of a hosted tool, by its family."""
+    circuit: tuple[str, str] | None = None
+    """Host and model, while the circuit breaker waits to be told how the call ends."""
     corrects: str | None = None
     """Not a call of its own: it retrieves the background response of this id."""
     cap_sent: int | None = None

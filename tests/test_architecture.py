@@ -20,7 +20,10 @@ ROOT = PACKAGE.parent
 
 FLOORS = (
     {"errors", "types"},
-    {"identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "checks", "endpoints"},
+    {
+        *("identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "breakers", "checks"),
+        "endpoints",
+    },
     {"effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"},
     {"stores", "sinks", "deadline"},
     {
