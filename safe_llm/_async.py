@@ -31,7 +31,7 @@ from .effects import (
 from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_async_store
-from .types import Finding, LimitStatus, Outcome, Quote, Refusal, Reservation
+from .types import Finding, LimitStatus, Outcome, Quote, Refusal, Reservation, SwitchEvent
 
 Transmit = Callable[[dict[str, Any]], Awaitable[Any]]
 """Sends a body by the SDK's own means."""
@@ -89,12 +89,14 @@ class AsyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         reason: str = "",
+        by: str = "",
     ) -> None:
         """Stop calls from their next one on, in every process that shares the store.
 
-        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`.
+        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`. Who did it,
+        when and why is kept beside the switch: see `switches`.
         """
-        await self.run(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason))
+        await self.run(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason, by))
 
     async def switch_on(
         self,
@@ -103,9 +105,15 @@ class AsyncGuard(Shell):
         user_id: str | None = None,
         plan: str | None = None,
         model: str | None = None,
+        reason: str = "",
+        by: str = "",
     ) -> None:
         """Undo `switch_off` with the same arguments. Harmless where nothing was switched off."""
-        await self.run(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model)))
+        await self.run(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model), reason, by))
+
+    async def switches(self) -> list[SwitchEvent]:
+        """The kill switches that are off, each with who turned it, when and why."""
+        return await self.run(inquiry.switched_off(self.core))
 
     async def quote(
         self,

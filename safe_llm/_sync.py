@@ -15,7 +15,7 @@ from .effects import Effect, Flow, Send, T, drive
 from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_store
-from .types import LimitStatus, Outcome, Quote
+from .types import LimitStatus, Outcome, Quote, SwitchEvent
 
 Transmit = Callable[[dict[str, Any]], Any]
 """Sends a body by the SDK's own means."""
@@ -84,12 +84,14 @@ class SyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         reason: str = "",
+        by: str = "",
     ) -> None:
         """Stop calls from their next one on, in every process that shares the store.
 
-        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`.
+        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`. Who did it,
+        when and why is kept beside the switch: see `switches`.
         """
-        drive(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason), self._now)
+        drive(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason, by), self._now)
 
     def switch_on(
         self,
@@ -98,9 +100,15 @@ class SyncGuard(Shell):
         user_id: str | None = None,
         plan: str | None = None,
         model: str | None = None,
+        reason: str = "",
+        by: str = "",
     ) -> None:
         """Undo `switch_off` with the same arguments. Harmless where nothing was switched off."""
-        drive(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model)), self._now)
+        drive(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model), reason, by), self._now)
+
+    def switches(self) -> list[SwitchEvent]:
+        """The kill switches that are off, each with who turned it, when and why."""
+        return drive(inquiry.switched_off(self.core), self._now)
 
     def quote(
         self,

@@ -279,6 +279,19 @@ class Quote:
     would_be_denied: Denial | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SwitchEvent:
+    """A kill switch as it was turned: what it names, when, by whom and why."""
+
+    action: Literal["off", "on"]
+    scope: Mapping[str, str]
+    """Dimension to value; empty for the whole application."""
+    at: datetime
+    """UTC."""
+    by: str
+    reason: str
+
+
 # The checks' view -----------------------------------------------------------------------------------------------------
 
 
