@@ -247,7 +247,7 @@ class AsyncGuard(Shell):
             await self._ask_store(Settle(answer, [0] * len(answer.charges)))
 
     async def _send(self, effect: Send, transmit: Transmit) -> Outcome:
-        state = Sending(effect.admission, self.core.clock.monotonic)
+        state = Sending(effect.admission, effect.admission.guard.clock.monotonic)
         left = None if state.deadline is None else state.deadline.remaining()
         if left == 0:
             return state.outcome(error=state.too_late())
@@ -272,10 +272,11 @@ class AsyncGuard(Shell):
 
         async def done(error: BaseException | None, exhausted: bool) -> None:
             outcome = state.outcome(error=error, exhausted=exhausted)
-            await self._perform(Complete(self.core.finish(state.admission, outcome), outcome.to_be_counted))
+            flow = state.admission.guard.finish(state.admission, outcome)
+            await self._perform(Complete(flow, outcome.to_be_counted))
 
         def abandoned(inner: Any) -> None:
-            flow = self.core.finish(state.admission, state.outcome(exhausted=False))
+            flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
             _start(loop, inner.aclose())
             if self.blocking:
                 _start(loop, drive_async(flow, self._perform))

@@ -49,7 +49,9 @@ def build(
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    chosen = Policy.of(policy if policy is not None else os.environ.get("SAFE_LLM_POLICY") or None)
+    source = policy if policy is not None else os.environ.get("SAFE_LLM_POLICY") or None
+    path = source if isinstance(source, str | os.PathLike) else None
+    chosen = Policy.of(source)
     time_source = clock if clock is not None else SystemClock()
     if quota_store is None:
         quota_store = os.environ.get("SAFE_LLM_QUOTA_STORE") or "memory://"
@@ -67,9 +69,9 @@ def build(
     key = _hash_key(hash_key)
     receivers = [LoggingSink()] if sinks is None else list(sinks)
     core = Guard(chosen, clock=time_source, hash_key=key, checks=tuple(checks or ()))
-    built = shell(core, store, Dispatcher(receivers), plan_for, owns_store=owns_store)
+    built = shell(core, store, Dispatcher(receivers), plan_for, owns_store=owns_store, policy_path=path)
     built.settings = {
-        "policy": chosen,
+        "policy": path or chosen,
         "quota_store": store,
         "plan_for": plan_for,
         "sinks": receivers,

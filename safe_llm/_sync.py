@@ -145,7 +145,7 @@ class SyncGuard(Shell):
         return drive(flow, perform)
 
     def _send(self, effect: Send, transmit: Transmit) -> Outcome:
-        state = Sending(effect.admission, self.core.clock.monotonic)
+        state = Sending(effect.admission, effect.admission.guard.clock.monotonic)
         if state.deadline is not None and state.deadline.expired:
             return state.outcome(error=state.too_late())
         token = sending.set(state)
@@ -166,10 +166,12 @@ class SyncGuard(Shell):
         """A response is still open: settle the call when its stream ends."""
 
         def done(error: BaseException | None, exhausted: bool) -> None:
-            drive(self.core.finish(state.admission, state.outcome(error=error, exhausted=exhausted)), self._now)
+            outcome = state.outcome(error=error, exhausted=exhausted)
+            drive(state.admission.guard.finish(state.admission, outcome), self._now)
 
         def abandoned(inner: Any) -> None:
             self._dispatcher.defer(inner.close)
-            self._soon(self.core.finish(state.admission, state.outcome(exhausted=False)), waits=self.blocking)
+            flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
+            self._soon(flow, waits=self.blocking)
 
         state.stream = metered(response, state, done, abandoned, is_async=False)

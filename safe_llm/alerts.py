@@ -41,6 +41,15 @@ def circuit_open(circuit: Circuit, failures: int, seconds: float, now: datetime)
     )
 
 
+def policy_invalid(why: str, version: str, now: datetime) -> Alert:
+    """The alert that a policy file was changed into what is no policy."""
+    return Alert(
+        kind="policy_invalid",
+        timestamp=now,
+        message=f"The policy file has changed, but is not in force: {why} Version {version} stays in force.",
+    )
+
+
 def threshold(
     placed: PlacedLimit, scope: Mapping[str, str], charge: Charge, tally: Tally, percent: int, now: datetime
 ) -> Alert:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from secrets import token_hex
@@ -79,6 +80,12 @@ class Guard:
         # Claims that are known to have been made; it saves asking the store again at each call above a threshold.
         self.told: set[str] = set()
         self.breakers = Breakers()
+
+    def under(self, policy: Policy) -> Guard:
+        """This guard with another policy."""
+        other = copy(self)
+        other.policy, other.prices = policy, PriceBook(policy.prices)
+        return other
 
     def now(self) -> datetime:
         """The moment, in UTC."""
@@ -199,6 +206,7 @@ class Guard:
             identity=call.claim,
             began=self.clock.monotonic(),
             timestamp=self.now(),
+            guard=self,
         )
 
     def decide(self, admission: Admission) -> Flow[None]:

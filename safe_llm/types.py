@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .endpoints.base import Endpoint
     from .endpoints.weighing import Weight
     from .errors import DeniedError
+    from .guard import Guard
     from .identity import Claim, Identity
     from .limits import PlacedLimit
     from .policy import Rules
@@ -228,7 +229,9 @@ class Alert(BaseModel):
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
-    kind: Literal["limit_threshold", "debt", "anomaly", "circuit_open", "store_degraded", "switched_off"]
+    kind: Literal[
+        "limit_threshold", "debt", "anomaly", "circuit_open", "store_degraded", "switched_off", "policy_invalid"
+    ]
     timestamp: datetime
     limit: str | None = None
     scope: dict[str, str] = {}
@@ -406,6 +409,8 @@ class Admission:
     began: float
     """Monotonic seconds."""
     timestamp: datetime
+    guard: Guard = field(repr=False)
+    """Under which it began: a policy that changes meanwhile is not this call's."""
     ends: float | None = None
     """Monotonic seconds at which the deadline is over."""
     deadline_seconds: float | None = None

@@ -27,8 +27,8 @@ FLOORS = (
     {"effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"},
     {"stores", "sinks", "deadline"},
     {
-        *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_plans", "_transport", "_streams"),
-        *("_params", "resources", "client"),
+        *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_plans", "_policy_file", "_transport"),
+        *("_streams", "_params", "resources", "client"),
     },
     {"web", "reports", "cli", "testing"},
 )
