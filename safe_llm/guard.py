@@ -141,6 +141,9 @@ class Guard:
             yield from self.decide(admission)
             self.try_circuit(admission, self.breakers.enter)
             yield from reserving.take(self, admission, partial(reserve, local=True))
+            if admission.budget_action == "downgrade" and admission.circuit is not None:
+                self._note_circuit(admission, None)
+                admission.circuit = call.host, call.model
         except DeniedError as denial:
             self._note_circuit(admission, None)
             admission.denial = denial

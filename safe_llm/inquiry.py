@@ -94,6 +94,8 @@ def quote(guard: Guard, call: Call) -> Flow[Quote]:
         min_usd=None if least is None else usd(least),
         max_usd=None if admission.cost is None else usd(admission.cost),
         would_be_denied=None if denial is None else accounting.as_denial(denial),
+        model=call.model or None,
+        budget_action=admission.budget_action,
     )
 
 

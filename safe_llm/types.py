@@ -183,6 +183,8 @@ class UsageRecord(BaseModel):
     endpoint: str
     model: str | None = None
     """As it was sent."""
+    requested_model: str | None = None
+    """What was asked for, where the policy sent another one: `budget_action` is then "downgrade"."""
     response_model: str | None = None
     request_id: str | None = None
     """The provider's."""
@@ -214,6 +216,8 @@ class UsageRecord(BaseModel):
     price_version: str | None = None
     max_tokens: int | None = None
     """The output cap that was sent."""
+    budget_action: Literal["shrink", "downgrade"] | None = None
+    """What ``[output] on_budget`` did so that the budget pays for the call: a lower cap, or a cheaper model."""
     trimmed_messages: int = 0
     """Messages left out of the history; in shadow mode, those that would have been."""
     latency_ms: float = 0.0
@@ -280,6 +284,10 @@ class Quote:
     max_usd: Decimal | None
     """What would be reserved. None where no price is known."""
     would_be_denied: Denial | None = None
+    model: str | None = None
+    """The model that would be sent."""
+    budget_action: Literal["shrink", "downgrade"] | None = None
+    """What ``[output] on_budget`` would do so that the budget pays for the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +444,10 @@ class Admission:
     """nano-USD of hosted tools, included in `cost`."""
     fee_of: dict[str, int] = field(default_factory=dict)
     """nano-USD for each call of a hosted tool, by its family."""
+    budget_action: Literal["shrink", "downgrade"] | None = None
+    """What was done so that the budget pays for the call."""
+    requested_model: str | None = None
+    """The model that was asked for, where another one is sent."""
     circuit: tuple[str, str] | None = None
     """Host and model, while the circuit breaker waits to be told how the call ends."""
     corrects: str | None = None

@@ -86,6 +86,7 @@ async def test_a_quote_tells_tokens_and_money(make: Make, server: FakeOpenAI, si
         min_usd=Decimal("0.00000135"),
         max_usd=Decimal("0.00060285"),
         would_be_denied=None,
+        model="gpt-4o-mini",
     )
     assert (server.requests, sink.events) == ([], [])
 

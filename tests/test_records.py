@@ -82,6 +82,7 @@ FIELDS = [
     *("response_model", "request_id", "stream", "outcome", "denial", "error", "attempts", "prompt_hash"),
     *("input_tokens_estimated", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
     *("total_tokens", "usage_source", "cost_reserved_usd", "cost_usd", "price_version", "max_tokens"),
+    *("requested_model", "budget_action"),
     *("trimmed_messages", "latency_ms", "first_token_ms", "findings", "policy_version", "degraded"),
 ]
 
@@ -115,6 +116,7 @@ async def test_each_field_of_a_plain_call(
         "tags": {"team": "red"},
         "endpoint": "chat.completions",
         "model": "gpt-4o-mini",
+        "requested_model": None,
         "response_model": "gpt-4o-mini-2024-07-18",
         "request_id": "req_000001",
         "stream": False,
@@ -132,6 +134,7 @@ async def test_each_field_of_a_plain_call(
         "cost_reserved_usd": Decimal("0.00030285"),  # 19 in, 500 out
         "cost_usd": Decimal("0.000315"),
         "max_tokens": 500,
+        "budget_action": None,
         "trimmed_messages": 0,
         "latency_ms": 250.0,
         "first_token_ms": None,
