@@ -172,7 +172,6 @@ def record(
         "tags": dict(identity.tags),
         "endpoint": call.endpoint.name,
         "model": call.model or None,
-        "requested_model": admission.requested_model,
         "response_model": outcome.response_model if outcome else None,
         "request_id": outcome.request_id if outcome else None,
         "stream": call.stream,
@@ -191,12 +190,13 @@ def record(
         "cost_reserved_usd": None if admission.cost is None else usd(admission.cost),
         "cost_usd": None if cost is None else usd(cost),
         "max_tokens": admission.cap_sent,
-        "budget_action": admission.budget_action,
         "trimmed_messages": admission.trimmed,
         "latency_ms": round((ended - admission.began) * 1000, 3),
         "first_token_ms": None if first is None else round((first - admission.began) * 1000, 3),
         "findings": admission.findings,
         "degraded": admission.degraded,
+        "budget_action": admission.budget_action,
+        "requested_model": admission.requested_model,
     }
 
 

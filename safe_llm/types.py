@@ -183,8 +183,6 @@ class UsageRecord(BaseModel):
     endpoint: str
     model: str | None = None
     """As it was sent."""
-    requested_model: str | None = None
-    """What was asked for, where the policy sent another one: `budget_action` is then "downgrade"."""
     response_model: str | None = None
     request_id: str | None = None
     """The provider's."""
@@ -216,8 +214,6 @@ class UsageRecord(BaseModel):
     price_version: str | None = None
     max_tokens: int | None = None
     """The output cap that was sent."""
-    budget_action: Literal["shrink", "downgrade"] | None = None
-    """What ``[output] on_budget`` did so that the budget pays for the call: a lower cap, or a cheaper model."""
     trimmed_messages: int = 0
     """Messages left out of the history; in shadow mode, those that would have been."""
     latency_ms: float = 0.0
@@ -226,6 +222,10 @@ class UsageRecord(BaseModel):
     policy_version: str = ""
     degraded: bool = False
     """The quota store was away, and the call was counted by a process-local one."""
+    budget_action: Literal["shrink", "downgrade"] | None = None
+    """What ``[output] on_budget`` did so that the budget pays for the call: a lower cap, or a cheaper model."""
+    requested_model: str | None = None
+    """What was asked for, where the policy sent another one: `budget_action` is then "downgrade"."""
 
 
 class Alert(BaseModel):
