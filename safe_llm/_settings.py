@@ -17,7 +17,17 @@ from .policy import Policy
 from .sinks import Dispatcher, LoggingSink
 from .types import Clock
 
-GUARD_OPTIONS = ("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock", "verifier")
+GUARD_OPTIONS = (
+    "policy",
+    "quota_store",
+    "plan_for",
+    "sinks",
+    "checks",
+    "hash_key",
+    "clock",
+    "verifier",
+    "shadow_policy",
+)
 """What the clients take beside the SDK's own options."""
 
 
@@ -43,6 +53,7 @@ def build(
     hash_key: bytes | str | None,
     clock: Clock | None,
     verifier: Verifier | None,
+    shadow_policy: Any,
 ) -> Any:
     """A guard from a client's arguments, and from the environment where they say nothing.
 
@@ -69,6 +80,8 @@ def build(
     key = _hash_key(hash_key)
     receivers = [LoggingSink()] if sinks is None else list(sinks)
     core = Guard(chosen, clock=time_source, hash_key=key, checks=tuple(checks or ()))
+    if shadow_policy is not None:
+        core.shadow = Guard(Policy.of(shadow_policy), clock=time_source, hash_key=key)
     built = shell(core, store, Dispatcher(receivers), plan_for, owns_store=owns_store, policy_path=path)
     built.settings = {
         "policy": path or chosen,
@@ -79,6 +92,7 @@ def build(
         "hash_key": key,
         "clock": clock,
         "verifier": verifier,
+        "shadow_policy": core.shadow and core.shadow.policy,
     }
     built.check()
     return built

@@ -311,6 +311,7 @@ class SafeOpenAI(_Sync, OpenAI):
         hash_key: key of the prompt's hash; else ``SAFE_LLM_HASH_KEY``; else random for this process.
         clock: an object with ``time()`` and ``monotonic()``; by default the system's.
         verifier: what `with_token` verifies tokens by, such as a `safe_llm.web.JWTVerifier`.
+        shadow_policy: a second policy, to be tried: what it would have decided otherwise stands on the records.
 
     Raises:
         ConfigurationError: one of these is wrong. Says which, and how to mend it.

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from . import accounting, alerts, background, breakers, counting, reserving, settling
+from . import accounting, alerts, background, breakers, counting, reserving, settling, shadowing
 from .accounting import Amounts
 from .breakers import Breakers, Circuit
 from .effects import Flow, complete, emit, find_plan, inspect, prove, reserve, send, settle
@@ -80,6 +80,8 @@ class Guard:
         # Claims that are known to have been made; it saves asking the store again at each call above a threshold.
         self.told: set[str] = set()
         self.breakers = Breakers()
+        self.shadow: Guard | None = None
+        """Decides beside this one, and changes nothing: see `shadowing`."""
 
     def under(self, policy: Policy) -> Guard:
         """This guard with another policy."""
@@ -138,6 +140,7 @@ class Guard:
         """Decide about a call. In shadow mode a denial is noted, and the call goes on as it came."""
         admission = self.begin(call)
         try:
+            yield from shadowing.consider(self, admission)
             yield from self.decide(admission)
             self.try_circuit(admission, self.breakers.enter)
             yield from reserving.take(self, admission, partial(reserve, local=True))
@@ -150,6 +153,7 @@ class Guard:
             if self.policy.mode == "enforce":
                 denial.record = settling.record(self, admission, None, Usage(), "none", 0)
                 yield from emit(denial.record)
+                yield from shadowing.finish(admission, None, Usage(), "none")
                 raise
         except GeneratorExit:
             raise
@@ -184,6 +188,7 @@ class Guard:
         record = settling.record(self, admission, outcome, usage, source, cost)
         if isinstance(outcome.error, DeadlineExceededError):
             outcome.error.record = record
+        yield from shadowing.finish(admission, outcome, usage, source)
         if admission.reservation is None:
             yield from emit(record)
             return

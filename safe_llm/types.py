@@ -162,6 +162,18 @@ class Denial(BaseModel):
     retry_after: float | None = None
 
 
+class ShadowDecision(BaseModel):
+    """What a shadow policy decided about a call, where that is not what the policy in force decided."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    policy_version: str
+    denial: Denial | None = None
+    """None: it lets the call through."""
+    error: str | None = None
+    """The class of the error that kept it from deciding."""
+
+
 # Events ---------------------------------------------------------------------------------------------------------------
 
 Outcomes = Literal["ok", "denied", "error", "timeout", "aborted", "blocked"]
@@ -224,6 +236,8 @@ class UsageRecord(BaseModel):
     """The quota store was away, and the call was counted by a process-local one."""
     budget_action: Literal["shrink", "downgrade"] | None = None
     """What ``[output] on_budget`` did so that the budget pays for the call: a lower cap, or a cheaper model."""
+    shadow: ShadowDecision | None = None
+    """What the shadow policy decided, where that is something else."""
     requested_model: str | None = None
     """What was asked for, where the policy sent another one: `budget_action` is then "downgrade"."""
 
@@ -448,6 +462,10 @@ class Admission:
     """What was done so that the budget pays for the call."""
     requested_model: str | None = None
     """The model that was asked for, where another one is sent."""
+    shadow: Admission | None = field(default=None, repr=False)
+    """The same call under the shadow policy."""
+    shadow_error: str | None = None
+    """Of such an admission: the class of the error that kept it from being decided."""
     circuit: tuple[str, str] | None = None
     """Host and model, while the circuit breaker waits to be told how the call ends."""
     corrects: str | None = None

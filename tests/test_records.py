@@ -84,7 +84,7 @@ FIELDS = [
     *("total_tokens", "usage_source", "cost_reserved_usd", "cost_usd", "price_version", "max_tokens"),
     *("trimmed_messages", "latency_ms", "first_token_ms", "findings", "policy_version", "degraded"),
 ]
-MORE = ["budget_action", "requested_model"]
+MORE = ["budget_action", "shadow", "requested_model"]
 
 
 def test_a_record_has_the_fields_of_the_contract_first_and_then_a_few_more() -> None:
@@ -141,6 +141,7 @@ async def test_each_field_of_a_plain_call(
         "degraded": False,
         "budget_action": None,
         "requested_model": None,
+        "shadow": None,
     }
 
 
