@@ -18,15 +18,8 @@ from .sinks import Dispatcher, LoggingSink
 from .types import Clock
 
 GUARD_OPTIONS = (
-    "policy",
-    "quota_store",
-    "plan_for",
-    "sinks",
-    "checks",
-    "hash_key",
-    "clock",
-    "verifier",
-    "shadow_policy",
+    *("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock"),
+    *("verifier", "shadow_policy"),
 )
 """What the clients take beside the SDK's own options."""
 

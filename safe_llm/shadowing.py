@@ -1,7 +1,7 @@
 """A second policy beside the one in force: what it would have decided, on counters of its own. It changes no call.
 
-Its counters stand in the same store, under names that begin differently. The built-in checks and the limits are its own;
-the application's checks, kill switches and circuit breakers are not asked twice.
+Its counters stand in the same store, under names that begin differently. The built-in checks and the limits are its
+own; the application's checks, kill switches and circuit breakers are not asked twice.
 """
 
 from __future__ import annotations
