@@ -9,10 +9,13 @@ import typer
 from rich.console import Console
 
 from .demo import PLANS, POLICY, STEPS
+from .limits import limits
 from .stage import Stage, dollars, play, worst_case
+from .switch import switch
 from .usage import usage
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+# Local variables may hold a store's password.
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 
 
 @app.callback()
@@ -21,6 +24,8 @@ def commands() -> None:
 
 
 app.command()(usage)
+app.command()(limits)
+app.add_typer(switch, name="switch")
 
 
 @app.command()
@@ -36,7 +41,6 @@ def demo(
         raise typer.Exit(2)
     # A pipe has no width of its own; the lines are made for 100 columns.
     console = Console(width=100, highlight=False)
-    with (Stage.live if live else Stage.local)(policy=POLICY, plan_for=PLANS) as stage:
         if live:
             most = dollars(worst_case(stage, STEPS))
             typer.confirm(f"This calls OpenAI with your key and costs at most {most}. Go on?", abort=True)
