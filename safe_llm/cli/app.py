@@ -10,6 +10,7 @@ from rich.console import Console
 
 from .demo import PLANS, POLICY, STEPS
 from .limits import limits
+from .policy import policy
 from .stage import Stage, dollars, play, worst_case
 from .switch import switch
 from .usage import usage
@@ -26,6 +27,7 @@ def commands() -> None:
 app.command()(usage)
 app.command()(limits)
 app.add_typer(switch, name="switch")
+app.add_typer(policy, name="policy")
 
 
 @app.command()
@@ -41,6 +43,7 @@ def demo(
         raise typer.Exit(2)
     # A pipe has no width of its own; the lines are made for 100 columns.
     console = Console(width=100, highlight=False)
+    with (Stage.live if live else Stage.local)(policy=POLICY, plan_for=PLANS) as stage:
         if live:
             most = dollars(worst_case(stage, STEPS))
             typer.confirm(f"This calls OpenAI with your key and costs at most {most}. Go on?", abort=True)
