@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from .demo import PLANS, POLICY, STEPS
+from .doctor import doctor
 from .limits import limits
 from .policy import policy
 from .stage import Stage, dollars, play, worst_case
@@ -26,6 +27,7 @@ def commands() -> None:
 
 app.command()(usage)
 app.command()(limits)
+app.command()(doctor)
 app.add_typer(switch, name="switch")
 app.add_typer(policy, name="policy")
 
