@@ -246,18 +246,20 @@ class AsyncGuard(Shell):
     def open(self, state: Sending, response: Any) -> None:
         """A response is still open: settle the call when its stream ends."""
         loop = asyncio.get_running_loop()
+        perform = state.inside(self._perform)
 
         async def done(error: BaseException | None, exhausted: bool) -> None:
             outcome = state.outcome(error=error, exhausted=exhausted)
-            await self._perform(Complete(self.core.finish(state.admission, outcome), outcome.to_be_counted))
+            finishing = drive_async(self.core.finish(state.admission, outcome), perform)
+            await (_insist(finishing) if outcome.to_be_counted or self.blocking else finishing)
 
         def abandoned(inner: Any) -> None:
             flow = self.core.finish(state.admission, state.outcome(exhausted=False))
             _start(loop, inner.aclose())
             if self.blocking:
-                _start(loop, drive_async(flow, self._perform))
+                _start(loop, drive_async(flow, perform))
             else:
-                self._soon(flow, waits=False)
+                self._soon(flow, state, waits=False)
 
         state.stream = metered(response, state, done, abandoned, is_async=True)
 

@@ -142,10 +142,11 @@ class SyncGuard(Shell):
         """A response is still open: settle the call when its stream ends."""
 
         def done(error: BaseException | None, exhausted: bool) -> None:
-            drive(self.core.finish(state.admission, state.outcome(error=error, exhausted=exhausted)), self._now)
+            flow = self.core.finish(state.admission, state.outcome(error=error, exhausted=exhausted))
+            drive(flow, state.inside(self._now))
 
         def abandoned(inner: Any) -> None:
             self._dispatcher.defer(inner.close)
-            self._soon(self.core.finish(state.admission, state.outcome(exhausted=False)), waits=self.blocking)
+            self._soon(self.core.finish(state.admission, state.outcome(exhausted=False)), state, waits=self.blocking)
 
         state.stream = metered(response, state, done, abandoned, is_async=False)

@@ -36,7 +36,8 @@ Row = dict[str, Any]
 ALERTS_KEPT = 100_000
 """The newest alerts that a `Reading` keeps."""
 
-_LONGEST_LINE = 1 << 20
+_CHUNK = 1 << 20
+"""Bytes of lines that are looked at between two looks at the progress."""
 _PAGE = 2_000
 _SQLITE = b"SQLite format 3\0"
 
@@ -45,8 +46,8 @@ def read(paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> Re
     """The records of files of JSON lines, and of SQLite files, in the order given.
 
     Beside a file, those that it was rotated into are read, the oldest first; a file is read once, however often it is
-    named. What is appended, rotated or rewritten meanwhile does not disturb: the files are opened now, and read as far
-    as they are written when their turn comes.
+    named. Files of lines are opened now and read as far as they are written now: what is appended, rotated or
+    rewritten meanwhile does not disturb.
 
     Raises:
         ConfigurationError: a file does not exist, cannot be read, or is a SQLite file of another kind.
@@ -65,7 +66,7 @@ class Reading:
         self.bytes_read = 0
         """For a progress bar, as `bytes_total` is."""
         self.bytes_total = 0
-        self._sources: list[tuple[str, IO[bytes] | None]] = []
+        self._sources: list[tuple[str, int, IO[bytes] | None]] = []
         with ExitStack() as opened:
             seen: set[tuple[int, int]] = set()
             for path in paths:
@@ -75,8 +76,8 @@ class Reading:
     def __iter__(self) -> Iterator[Row]:
         sources, self._sources = self._sources, []
         with self._files:
-            for path, file in sources:
-                yield from self._rows(path) if file is None else self._lines(file)
+            for path, size, file in sources:
+                yield from self._rows(path, size) if file is None else self._lines(file, size)
 
     def close(self) -> None:
         """Close the files of a reading that is not iterated to its end."""
@@ -109,28 +110,29 @@ class Reading:
         seen.add(identity)
         self.bytes_total += status.st_size
         start = file.peek(len(_SQLITE))[: len(_SQLITE)]  # type: ignore[attr-defined]
-        self._sources.append((name, None if start == _SQLITE else file))
+        self._sources.append((name, status.st_size, None if start == _SQLITE else file))
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def _lines(self, file: IO[bytes]) -> Iterator[Row]:
+    def _lines(self, file: IO[bytes], size: int) -> Iterator[Row]:
         zipped = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
         lines = gzip.GzipFile(fileobj=file) if zipped else file
-        before = self.bytes_read
+        before, left = self.bytes_read, size
         try:
-            while batch := lines.readlines(_LONGEST_LINE):
+            # `readlines` stops at the end of the line that fills what it is given, and so exactly where we end.
+            while left > 0 and (batch := lines.readlines(_CHUNK if zipped else min(left, _CHUNK))):
                 for line in batch:
                     if (row := self._row(line)) is not None:
                         yield row
-                self.bytes_read = before + file.tell()
+                left = size - file.tell() if not zipped else left
+                self.bytes_read = before + min(file.tell(), size)
         except (EOFError, gzip.BadGzipFile):
             self.skipped += 1  # a compressed file that was cut short
 
-    def _rows(self, path: str) -> Iterator[Row]:
+    def _rows(self, path: str, size: int) -> Iterator[Row]:
         import sqlite3
 
         before = self.bytes_read
-        size = os.path.getsize(path)
         try:
             with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
                 for table in ("alerts", "records"):

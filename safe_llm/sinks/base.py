@@ -33,6 +33,9 @@ SinkLike = Sink | Callable[[Event], object]
 ROOM = 10_000
 """Events that may wait for one sink: some 25 MB of records."""
 
+BATCH = 500
+"""Events that a sink with an ``emit_batch`` is given at once, at most."""
+
 EXIT_SECONDS = 5.0
 """How long a normal exit waits for all sinks together."""
 
@@ -99,6 +102,7 @@ class Worker:
         # Once the interpreter is being torn down, Python 3.11 would wait forever for a new thread to begin.
         if sys.is_finalizing() or not self._running.acquire(blocking=False):
             return
+        _be_first_at_exit()
         _flush_at_the_end_of_multiprocessing()
         try:
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
@@ -125,10 +129,14 @@ class _Outlet:
     """One sink, and what became of the events meant for it."""
 
     name: str
-    emit: Callable[[Event], object]
+    emit: Callable[..., object]
     close: Callable[[], object] | None
     worker: Worker | None
     """None: called in place."""
+    capture: Callable[[], object] | None = None
+    emit_batch: Callable[[list[Event]], object] | None = None
+    waiting: deque[Event] = field(default_factory=deque)
+    """For the next batch. Each has a job of the worker; the job of the first takes its followers along."""
     counts: Counter[str] = field(default_factory=Counter)
     used: bool = True
     """There may be something to close: nothing has closed the sink since its last event."""
@@ -143,8 +151,13 @@ def _outlet(sink: SinkLike) -> _Outlet:
             "not a class, and not a coroutine function."
         )
     builtin = isinstance(sink, BuiltinMethodType) and isinstance(sink.__self__, _CANNOT_BLOCK)
-    inline = builtin or getattr(sink, "inline", False)
-    return _Outlet(name, emit, getattr(sink, "close", None), None if inline else Worker(f"safe_llm {name}"))
+    if builtin or getattr(sink, "inline", False):
+        return _Outlet(name, emit, getattr(sink, "close", None), None)
+    return _Outlet(
+        *(name, emit, getattr(sink, "close", None), Worker(f"safe_llm {name}")),
+        capture=getattr(sink, "capture", None),
+        emit_batch=getattr(sink, "emit_batch", None),
+    )
 
 
 class Dispatcher:
@@ -154,6 +167,10 @@ class Dispatcher:
     the thread of the call, before `emit` returns, and possibly from several threads at once. Every other sink gets its
     events in order from one thread of its own, which starts at the first event. In a forked child the threads start
     anew; what was queued is delivered by the parent.
+
+    Such a sink may have a method ``capture()``, for what only the thread of the call knows: it is called there, must
+    not block, and what it returns is handed to ``emit(event, captured)``. And it may have ``emit_batch(events)``, for
+    what costs less together: it is called with all that wait, `BATCH` at most, which count as failed if it raises.
 
     A sink that raises, or whose queue is full, is named in the log once, at WARNING by the logger "safe_llm", and
     counted from then on.
@@ -182,11 +199,17 @@ class Dispatcher:
     def emit(self, event: Event) -> None:
         """Gives `event` to every sink. Never waits for a queued one, never raises an `Exception` of any."""
         for outlet in self._outlets:
+            # Jobs are bound to the dispatcher, which therefore lives, and is closed at exit, until they are done.
             if outlet.worker is None:
                 self._deliver(outlet, event)
             elif outlet.worker.backlog < self._room:  # several threads at once may overshoot by one each
-                # Bound to the dispatcher, which therefore lives, and is closed at exit, until the event is delivered.
-                outlet.worker.put(partial(self._deliver, outlet, event))
+                if outlet.emit_batch is not None:
+                    outlet.waiting.append(event)
+                    outlet.worker.put(partial(self._deliver_waiting, outlet))
+                elif outlet.capture is None:
+                    outlet.worker.put(partial(self._deliver, outlet, event))
+                else:
+                    outlet.worker.put(partial(self._deliver, outlet, event, *self._captured(outlet)))
             elif self._count(outlet, "dropped") == 1:
                 _warn("The sink %s is too slow: its queue is full, and events are dropped.", outlet.name)
 
@@ -222,6 +245,7 @@ class Dispatcher:
                 outlet.worker.put(partial(self._close, outlet))
         done = self.flush(deadline - time.monotonic())
         _stop(self._workers())
+        self._tell_losses(done)
         return done
 
     def stats(self) -> list[SinkStats]:
@@ -230,20 +254,53 @@ class Dispatcher:
             fates = [(o.name, o.counts) for o in self._outlets]
             return [SinkStats(name, n["delivered"], n["failed"], n["dropped"]) for name, n in fates]
 
-    def _deliver(self, outlet: _Outlet, event: Event) -> None:
+    def _captured(self, outlet: _Outlet) -> tuple[object, ...]:
+        assert outlet.capture is not None
+        try:
+            return (outlet.capture(),)
+        except Exception as exc:
+            if self._count(outlet, "uncaptured") == 1:
+                _warn("The sink %s failed to capture, with %s.", outlet.name, _name(type(exc)))
+            return ()
+
+    def _deliver(self, outlet: _Outlet, event: Event, *captured: object) -> None:
+        self._give(outlet, partial(outlet.emit, event, *captured), 1)
+
+    def _deliver_waiting(self, outlet: _Outlet) -> None:
+        assert outlet.emit_batch is not None
+        batch: list[Event] = []
+        while outlet.waiting and len(batch) < BATCH:
+            batch.append(outlet.waiting.popleft())
+        if batch:
+            self._give(outlet, partial(outlet.emit_batch, batch), len(batch))
+
+    def _give(self, outlet: _Outlet, emit: Callable[[], object], number: int) -> None:
         outlet.used = True
         try:
-            outlet.emit(event)
+            emit()
         except Exception as exc:
-            if self._count(outlet, "failed") == 1:
+            if self._count(outlet, "failed", number) == number:
                 _warn("The sink %s failed with %s; further failures are only counted.", outlet.name, _name(type(exc)))
         else:
-            self._count(outlet, "delivered")
+            self._count(outlet, "delivered", number)
 
-    def _count(self, outlet: _Outlet, fate: Literal["delivered", "failed", "dropped"]) -> int:
+    def _count(
+        self, outlet: _Outlet, fate: Literal["delivered", "failed", "dropped", "uncaptured"], number: int = 1
+    ) -> int:
         with self._counting:
-            outlet.counts[fate] += 1
+            outlet.counts[fate] += number
             return outlet.counts[fate]
+
+    def _tell_losses(self, done: bool) -> None:
+        """Log how much was lost since the last time, and whose time was over before it had taken all."""
+        for outlet in self._outlets:
+            with self._counting:
+                lost = outlet.counts["failed"] + outlet.counts["dropped"]
+                new, outlet.counts["told"] = lost - outlet.counts["told"], lost
+            if new:
+                _warn("The sink %s lost %s events.", outlet.name, str(new))
+            if not done and outlet.worker is not None and outlet.worker.backlog:
+                _warn("The sink %s was too slow to take all events before the end.", outlet.name)
 
     def _close(self, outlet: _Outlet) -> None:
         if outlet.close is None or not outlet.used:
@@ -265,6 +322,8 @@ class Dispatcher:
 
     def _renew(self) -> None:
         self._counting = threading.Lock()
+        for outlet in self._outlets:
+            outlet.waiting.clear()
         for worker in self._workers():
             worker.renew()
 
@@ -288,8 +347,19 @@ def _stop(workers: list[Worker]) -> None:
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
+_before_exit: list[Callable[[], object]] = []
+
+
+def before_exit(function: Callable[[], None]) -> Callable[[], None]:
+    """Calls `function` at a normal exit, before the sinks are flushed. It must not raise."""
+    _before_exit.append(function)
+    return function
+
+
 @atexit.register
 def _close_all() -> None:
+    for function in _before_exit:
+        function()
     deadline = time.monotonic() + EXIT_SECONDS
     for dispatcher in list(_dispatchers):
         dispatcher.close(deadline - time.monotonic())
@@ -302,6 +372,14 @@ def _renew_all() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_renew_all)
+
+
+def _be_first_at_exit() -> None:
+    """What a sink delivers to may have a hook of its own, as OpenTelemetry's providers have, which must run after ours.
+    The hooks of atexit run in reverse order, so ours is made the last one as late as when a thread begins."""
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)
+
 
 _hooked = 0
 
