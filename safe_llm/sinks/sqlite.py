@@ -68,7 +68,7 @@ class SQLiteSink:
         ConfigurationError: the file cannot be opened, or belongs to something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 30.0) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 10.0) -> None:
         self._path = os.path.abspath(path)
         self._timeout = timeout
         self._lock = Lock()
@@ -128,6 +128,8 @@ def connect(path: str, timeout: float, *, create: bool = True) -> sqlite3.Connec
     Raises:
         ConfigurationError: the file cannot be opened, or belongs to something else.
     """
+    import tenacity
+
     try:
         import sqlite3
     except ImportError as error:
@@ -139,7 +141,13 @@ def connect(path: str, timeout: float, *, create: bool = True) -> sqlite3.Connec
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection)
+            # Turning to the write-ahead log does not wait for others that do the same; everything else does.
+            tenacity.Retrying(
+                retry=tenacity.retry_if_exception(_is_busy),
+                wait=tenacity.wait_random(0, 0.05),
+                stop=tenacity.stop_after_delay(timeout),
+                reraise=True,
+            )(_prepare, connection)
         except BaseException:
             connection.close()
             raise
@@ -151,24 +159,34 @@ def connect(path: str, timeout: float, *, create: bool = True) -> sqlite3.Connec
     return connection
 
 
+def _is_busy(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
+    is_made = _is_made(connection)  # before anything is changed in what may be somebody else's
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    with transaction(connection):
-        application, version, tables = connection.execute(
-            "SELECT a.*, v.*, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_application_id a, pragma_user_version v"
-        ).fetchone()
-        if (application, version) == (APPLICATION, VERSION):
-            return
-        if application == APPLICATION:
-            raise ConfigurationError(
-                f"SQLiteSink's file has the format {version}, this version of safe_llm writes {VERSION}: "
-                "install the version that made it, or name another file."
-            )
-        if application or version or tables:
-            raise ConfigurationError("SQLiteSink's file belongs to another program: name another one.")
-        for statement in _SCHEMA.split(";\n"):
-            connection.execute(statement)
+    if not is_made:
+        with transaction(connection):
+            if not _is_made(connection):  # nobody else has been here meanwhile
+                for statement in _SCHEMA.split(";\n"):
+                    connection.execute(statement)
+
+
+def _is_made(connection: sqlite3.Connection) -> bool:
+    """Whether the file has our tables; else it is empty."""
+    application, version, tables = connection.execute(
+        "SELECT a.*, v.*, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_application_id a, pragma_user_version v"
+    ).fetchone()
+    if application == APPLICATION and version != VERSION:
+        raise ConfigurationError(
+            f"SQLiteSink's file has the format {version}, this version of safe_llm writes {VERSION}: "
+            "install the version that made it, or name another file."
+        )
+    if application != APPLICATION and (application or version or tables):
+        raise ConfigurationError("SQLiteSink's file belongs to another program: name another one.")
+    return bool(application == APPLICATION)
 
 
 def _record_row(record: UsageRecord) -> tuple[Any, ...]:
