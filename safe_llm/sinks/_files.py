@@ -47,6 +47,18 @@ def locked(path: str, flags: int = os.O_RDWR | os.O_APPEND | os.O_CREAT) -> Iter
             os.close(file)
 
 
+@contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Locks a folder against others who do the same: those who rewrite files in it."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
 def is_at(path: str, file: os.stat_result) -> bool:
     """Whether this very file has this name."""
     try:
