@@ -33,6 +33,10 @@ SinkLike = Sink | Callable[[Event], object]
 ROOM = 10_000
 """Events that may wait for one sink: some 25 MB of records."""
 
+PAUSE = 0.005
+"""Seconds that a thread rests when it has done all there was. Being woken for each event would cost the calls, which
+share the interpreter with it, more than the work itself; and what comes meanwhile can be done together."""
+
 BATCH = 500
 """Events that a sink with an ``emit_batch`` is given at once, at most."""
 
@@ -65,7 +69,7 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
         self.renew()
 
     def renew(self) -> None:
@@ -105,7 +109,7 @@ class Worker:
         _be_first_at_exit()
         _flush_at_the_end_of_multiprocessing()
         try:
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            threading.Thread(target=self._run, name=self.name, daemon=True).start()
         except RuntimeError:  # the system has no more threads, or Python 3.12 is about to exit and allows no more
             if or_run_here:
                 self._jobs.put(None)
@@ -118,6 +122,8 @@ class Worker:
             while (job := self._jobs.get()) is not None:
                 job()
                 del job  # it would keep the dispatcher alive for as long as the next one is waited for
+                if not self.backlog:
+                    time.sleep(PAUSE)
         finally:
             self._running.release()
         if self.backlog:  # put after the last job was taken, by one who still saw a thread
@@ -222,10 +228,15 @@ class Dispatcher:
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Waits until all that was deferred and emitted so far is done, at most `timeout` seconds. Whether it was."""
+        return not self._late(timeout)
+
+    def _late(self, timeout: float) -> list[str]:
+        """Flush; whose work is not done after `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        settled = self._deferred.mark().wait(timeout)  # before the sinks, for what was deferred may emit
-        marks = [outlet.worker.mark() for outlet in self._outlets if outlet.worker]
-        return settled and all(mark.wait(deadline - time.monotonic()) for mark in marks)
+        deferred = self._deferred.mark().wait(timeout)  # before the sinks, for what was deferred may emit
+        marks = [(outlet.name, outlet.worker.mark()) for outlet in self._outlets if outlet.worker]
+        late = [name for name, mark in marks if not mark.wait(deadline - time.monotonic())]
+        return late if deferred else [self._deferred.name, *late]
 
     def close(self, timeout: float = 5.0) -> bool:
         """Flushes, closes the sinks that have a ``close``, and ends the threads, in at most `timeout` seconds.
@@ -237,7 +248,7 @@ class Dispatcher:
         if self.before_close is not None:
             self._call(partial(self.before_close, timeout))
             timeout = max(deadline - time.monotonic(), 0.0)
-        self.flush(timeout)
+        late = self._late(timeout)
         for outlet in self._outlets:
             if outlet.worker is None:
                 self._close(outlet)
@@ -245,7 +256,7 @@ class Dispatcher:
                 outlet.worker.put(partial(self._close, outlet))
         done = self.flush(deadline - time.monotonic())
         _stop(self._workers())
-        self._tell_losses(done)
+        self._tell_losses(late)
         return done
 
     def stats(self) -> list[SinkStats]:
@@ -291,7 +302,7 @@ class Dispatcher:
             outlet.counts[fate] += number
             return outlet.counts[fate]
 
-    def _tell_losses(self, done: bool) -> None:
+    def _tell_losses(self, late: list[str]) -> None:
         """Log how much was lost since the last time, and whose time was over before it had taken all."""
         for outlet in self._outlets:
             with self._counting:
@@ -299,8 +310,8 @@ class Dispatcher:
                 new, outlet.counts["told"] = lost - outlet.counts["told"], lost
             if new:
                 _warn("The sink %s lost %s events.", outlet.name, str(new))
-            if not done and outlet.worker is not None and outlet.worker.backlog:
-                _warn("The sink %s was too slow to take all events before the end.", outlet.name)
+        for name in late:
+            _warn("%s was too slow to do all before the end.", name)
 
     def _close(self, outlet: _Outlet) -> None:
         if outlet.close is None or not outlet.used:
