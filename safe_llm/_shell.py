@@ -20,7 +20,7 @@ from .guard import Guard
 from .identity import NOTHING, Claim, claim_of, current
 from .policy import Policy
 from .sinks import Dispatcher, SinkStats
-from .sinks.base import Worker
+from .sinks._worker import Worker
 from .stores import AwaitableQuotaStore
 from .types import Call, Event
 

@@ -18,7 +18,7 @@ from openai import AsyncStream, Stream
 
 from ._transport import Sending, base_of
 from .deadline import within
-from .sinks.base import before_exit
+from .sinks._exit import before_exit
 
 T = TypeVar("T")
 

@@ -7,12 +7,10 @@ are dropped and counted.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import inspect
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
@@ -26,16 +24,14 @@ from typing import Literal, NamedTuple
 
 from ..errors import ConfigurationError
 from ..types import Event, Sink
+from ._exit import before_exit
+from ._worker import Worker
 
 SinkLike = Sink | Callable[[Event], object]
 """What ``sinks=`` takes."""
 
 ROOM = 10_000
 """Events that may wait for one sink: some 25 MB of records."""
-
-PAUSE = 0.005
-"""Seconds that a thread rests when it has done all there was. Being woken for each event would cost the calls, which
-share the interpreter with it, more than the work itself; and what comes meanwhile can be done together."""
 
 BATCH = 500
 """Events that a sink with an ``emit_batch`` is given at once, at most."""
@@ -58,76 +54,6 @@ class SinkStats(NamedTuple):
     """`emit` raised."""
     dropped: int
     """The queue was full."""
-
-
-class Worker:
-    """A daemon thread that runs jobs in order. It starts with the first job, and again with one after `stop` or a fork.
-
-    Nothing here waits for a lock that an interrupted frame might hold: `SimpleQueue.put` is re-entrant, `_running` is
-    only ever tried, and `Thread.start` takes a re-entrant one. So `put` may be called from a destructor, which can run
-    anywhere in its thread, in the middle of another `put` too.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.renew()
-
-    def renew(self) -> None:
-        """Starts afresh in a forked child: the thread stayed with the parent, and what is queued will be run there."""
-        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._running = threading.Lock()  # held while there is a thread
-
-    @property
-    def backlog(self) -> int:
-        """Jobs that wait."""
-        return self._jobs.qsize()
-
-    def put(self, job: Callable[[], object]) -> None:
-        """Runs `job` soon. It must see to its own exceptions."""
-        self._jobs.put(job)
-        self._wake()
-
-    def mark(self) -> threading.Event:
-        """An event that is set once every job put so far is done."""
-        done = threading.Event()
-        if self._running.locked() or self.backlog:
-            self._jobs.put(done.set)
-            self._wake(or_run_here=True)
-        else:
-            done.set()
-        return done
-
-    def stop(self) -> None:
-        """Ends the thread behind the jobs put so far."""
-        if self._running.locked():
-            self._jobs.put(None)
-
-    def _wake(self, or_run_here: bool = False) -> None:
-        # Once the interpreter is being torn down, Python 3.11 would wait forever for a new thread to begin.
-        if sys.is_finalizing() or not self._running.acquire(blocking=False):
-            return
-        _be_first_at_exit()
-        _flush_at_the_end_of_multiprocessing()
-        try:
-            threading.Thread(target=self._run, name=self.name, daemon=True).start()
-        except RuntimeError:  # the system has no more threads, or Python 3.12 is about to exit and allows no more
-            if or_run_here:
-                self._jobs.put(None)
-                self._run()
-            else:  # the job waits for the next one, or for a flush
-                self._running.release()
-
-    def _run(self) -> None:
-        try:
-            while (job := self._jobs.get()) is not None:
-                job()
-                del job  # it would keep the dispatcher alive for as long as the next one is waited for
-                if not self.backlog:
-                    time.sleep(PAUSE)
-        finally:
-            self._running.release()
-        if self.backlog:  # put after the last job was taken, by one who still saw a thread
-            self._wake()
 
 
 @dataclass(eq=False)
@@ -358,19 +284,8 @@ def _stop(workers: list[Worker]) -> None:
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
-_before_exit: list[Callable[[], object]] = []
-
-
-def before_exit(function: Callable[[], None]) -> Callable[[], None]:
-    """Calls `function` at a normal exit, before the sinks are flushed. It must not raise."""
-    _before_exit.append(function)
-    return function
-
-
-@atexit.register
+@before_exit
 def _close_all() -> None:
-    for function in _before_exit:
-        function()
     deadline = time.monotonic() + EXIT_SECONDS
     for dispatcher in list(_dispatchers):
         dispatcher.close(deadline - time.monotonic())
@@ -383,23 +298,3 @@ def _renew_all() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_renew_all)
-
-
-def _be_first_at_exit() -> None:
-    """What a sink delivers to may have a hook of its own, as OpenTelemetry's providers have, which must run after ours.
-    The hooks of atexit run in reverse order, so ours is made the last one as late as when a thread begins."""
-    atexit.unregister(_close_all)
-    atexit.register(_close_all)
-
-
-_hooked = 0
-
-
-def _flush_at_the_end_of_multiprocessing() -> None:
-    """A forked multiprocessing child need not call the hooks of atexit when it ends (Python 3.11 does not), but calls
-    finalizers that were made in it. The module is not imported for this: in such a child, it is there."""
-    global _hooked
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and _hooked != os.getpid():
-        _hooked = os.getpid()
-        util.Finalize(None, _close_all, exitpriority=0)
