@@ -63,6 +63,11 @@ def plain(text: str) -> str:
     return "".join(map(visible, text))
 
 
+def count(number: int, what: str) -> str:
+    """``no records``, ``1 record``, ``2,000 records``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}" if number else f"no {what}s"
+
+
 def one_line(text: object) -> str:
     """A message in one line."""
     return " ".join(str(text).split())

@@ -9,7 +9,7 @@ from rich.padding import Padding
 
 from ..errors import ConfigurationError
 from ..policy import Policy
-from .console import FAILED, MISUSED, AsJSON, as_json, console, fail, one_line, plain
+from .console import FAILED, MISUSED, AsJSON, as_json, console, count, fail, one_line, plain
 from .explaining import Chapter, explained
 from .holes import Hole, holes
 
@@ -75,9 +75,5 @@ def _print(file: str, found: Policy, chapters: list[Chapter], left_open: list[Ho
     for hole in left_open:
         out.print(f"{hole.level}: {plain(hole.where)}: {plain(hole.message)}", soft_wrap=True)
     warnings = sum(hole.level == "warning" for hole in left_open)
-    counted = f"{_count(warnings, 'warning')}, {_count(len(left_open) - warnings, 'note')}"
+    counted = f"{count(warnings, 'warning')}, {count(len(left_open) - warnings, 'note')}"
     out.print(f"{plain(file)} is valid, version {found.version}: {counted}.", soft_wrap=True)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -29,10 +29,13 @@ def told(*arguments: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+PROGRAM = "from safe_llm.cli import main; main()"
+
+
+def in_a_process(*arguments: str, program: str = PROGRAM, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command as a shell does."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", "from safe_llm.cli import main; main()", *arguments],
+        [sys.executable, "-W", "error", "-c", program, *arguments],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
