@@ -13,7 +13,7 @@ import typer
 from ..errors import nearest
 from ..policy import Policy
 from ..types import LimitStatus
-from .console import MISUSED, AsJSON, as_json, console, fail, one_line, plain, table
+from .console import MISUSED, AsJSON, as_json, console, fail, one_line, plain, remark, table
 from .running import (
     PolicyFile,
     StoreURL,
@@ -58,6 +58,8 @@ def limits(
                 "user": user,
                 "plan": chosen,
                 "feature": feature,
+                "policy": policy or None,
+                "policy_version": rules.version,
                 "mode": rules.mode,
                 "store": shown_url(str(store)),
                 "limits": [_as_json(status) for status in found],
@@ -66,6 +68,8 @@ def limits(
             }
         )
         return
+    if not policy:
+        remark("No policy is named: these are the limits of the defaults. Give --policy, or set SAFE_LLM_POLICY.")
     _print(rules, user, chosen, found, told=plan is not None)
     console().print()
     print_switches(off, untold)

@@ -167,7 +167,7 @@ def _redis_settings(about: dict[str, Any]) -> Iterator[Finding]:
 # Postgres -------------------------------------------------------------------------------------------------------------
 
 _ASK = """select json_build_object('now', extract(epoch from clock_timestamp()), 'version',
-    current_setting('server_version'), 'fsync', current_setting('fsync'), 'standby', pg_is_in_recovery())"""
+    current_setting('server_version'), 'fsync', current_setting('fsync'))"""
 
 
 def _postgres(_: str, opened: Any) -> Iterator[Finding]:

@@ -82,6 +82,15 @@ def test_without_a_plan_it_says_whose_plan_it_took(sqlite_url: str) -> None:
     assert "give --plan" not in invoke("limits", "a", "--plan", "default", "--store", sqlite_url).stdout
 
 
+def test_the_limits_of_the_defaults_are_not_taken_for_those_of_a_policy(sqlite_url: str, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("")
+    assert "No policy is named" in invoke("limits", "a", "--store", sqlite_url).stderr
+    assert told("limits", "a", "--store", sqlite_url)["policy"] is None
+    assert invoke("limits", "a", "--store", sqlite_url, "--policy", str(policy)).stderr == ""
+    assert told("limits", "a", "--store", sqlite_url, "--policy", str(policy))["policy"] == str(policy)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -123,6 +132,21 @@ def test_a_store_that_is_away_fails_without_telling_its_password(command: list[s
     assert f"{scheme}://127.0.0.1:1/0 cannot be used" in done.stderr
     assert "hunter2" not in done.output
     assert "walter" not in done.output
+
+
+def test_a_wrong_url_is_wrong_use_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("a text" * 1000)
+    for url in ("redix://:hunter2@host", "redis://:hun/ter2@host", "nonsense", f"sqlite:///{tmp_path}/text.db"):
+        done = invoke("limits", "alice", "--store", url)
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "ter2" not in done.stderr
+
+
+def test_a_user_whom_nothing_limits_is_told_so(sqlite_url: str, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[plans.default]\n")
+    shown = invoke("limits", "alice", "--store", sqlite_url, "--policy", str(policy)).stdout
+    assert "No limit holds for this user." in shown
 
 
 def test_a_policy_that_goes_on_without_its_store_shows_no_made_up_figures(tmp_path: Path) -> None:

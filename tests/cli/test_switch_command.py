@@ -117,6 +117,19 @@ def test_the_list_tells_who_when_and_why(sqlite_url: str) -> None:
     assert "abuse" in shown
 
 
+def test_a_system_that_does_not_know_its_user_switches_all_the_same(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under a number."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    (event,) = told("switch", "off", "--user", "u1", "--reason", "x", "--store", sqlite_url)["switches"]
+    assert event["by"].endswith(f"@{socket.gethostname()}")
+
+
 def test_turning_twice_is_harmless_and_says_who_was_first(sqlite_url: str) -> None:
     off = "switch", "off", "--feature", "chat", "--store", sqlite_url
     told(*off, "--reason", "first", "--by", "dana")
