@@ -102,18 +102,19 @@ def _exact(amount: int | Decimal) -> int | str:
 
 def _print(policy: Policy, user: str, plan: str, found: list[LimitStatus], *, told: bool) -> None:
     out = console()
-    whence = "" if told else ", the default; where plan_for says otherwise, give --plan"
+    whence = "" if told else " (the policy's default_plan; where plan_for says otherwise, give --plan)"
     out.print(f"{plain(user)}, plan {plain(plan)}{whence}")
     if policy.mode == "shadow":
         out.print("The policy is in shadow mode: it counts, and stops nothing.")
     if not found:
         out.print("No limit holds for this user.")
         return
-    rows = table("limit", "counted for", "used", "held", "remaining", "free again", right=("used", "held", "remaining"))
+    amounts = ("used", "held", "remaining")
+    rows = table("limit", "counted for", *amounts, f"free again ({policy.timezone})", right=amounts)
     now, zone = datetime.now(UTC), ZoneInfo(policy.timezone)
     for status in found:
-        amounts = (_amount(getattr(status, name)) for name in ("used", "held", "remaining"))
-        rows.add_row(plain(status.limit), _scope(status.scope), *amounts, _when(status.resets_at, now, zone))
+        figures = (_amount(getattr(status, name)) for name in amounts)
+        rows.add_row(plain(status.limit), _scope(status.scope), *figures, _when(status.resets_at, now, zone))
     out.print(rows)
     for name in sorted({name for status in found for name, value in status.scope.items() if not value}):
         option = f"--tag {name[4:]}=…" if name.startswith("tag:") else f"--{name}"
@@ -131,8 +132,10 @@ def _amount(amount: int | Decimal) -> str:
 
 def _when(at: datetime | None, now: datetime, zone: ZoneInfo) -> str:
     if at is None:
-        return "when calls end"
-    left = max(round((at - now).total_seconds()), 0)
+        return "as calls end"
+    left = round((at - now).total_seconds())
+    if left <= 0:
+        return "now"
     steps = ((86_400, "d"), (3_600, "h"), (60, "min"))
     rough = next((f"{left // size} {unit}" for size, unit in steps if left >= 2 * size), f"{left} s")
-    return f"in {rough}, {at.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+    return f"in {rough}, {at.astimezone(zone):%d %b %H:%M}" if left >= 120 else f"in {rough}"

@@ -13,7 +13,7 @@ from .console import FAILED, MISUSED, AsJSON, as_json, console, count, fail, one
 from .explaining import Chapter, explained
 from .holes import Hole, holes
 
-policy = typer.Typer(no_args_is_help=True, help="Look at a policy before it is in force.")
+policy = typer.Typer(no_args_is_help=True)
 
 
 @policy.callback()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from commands import CALL, invoke, told
 
 from safe_llm import SafeOpenAI
+from safe_llm.cli.limits import _when
 from safe_llm.testing import FakeOpenAI
 
 
@@ -53,7 +57,7 @@ def test_the_table_tells_limits_and_switches_with_who_when_and_why(application: 
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert any("10 requests/minute" in line and "user alice" in line and " 9 " in line for line in lines)
-    assert any("$0.50/day" in line and "in " in line and "UTC" in line for line in lines)
+    assert any("$0.50/day" in line and re.search(r"in \d+ (h|min|s)", line) for line in lines)
     assert any("feature 'search'" in line and "dana" in line and "leaks [bold]keys" in line for line in lines)
     assert any("the whole application" in line and "erin" in line and "fire" in line for line in lines)
 
@@ -171,3 +175,22 @@ def test_shadow_mode_is_told(sqlite_url: str, tmp_path: Path, server: FakeOpenAI
     assert "stops nothing" in invoke("limits", "alice", *options).stdout
     assert told("limits", "alice", *options)["mode"] == "shadow"
     assert server.count == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [
+        (0, "now"),
+        (0.6, "in 1 s"),
+        (119, "in 119 s"),
+        (120, "in 2 min, 26 Nov 13:02"),
+        (7_199, "in 119 min, 26 Nov 14:59"),
+        (7_200, "in 2 h, 26 Nov 15:00"),
+        (2 * 86_400, "in 2 d, 28 Nov 13:00"),
+        (None, "as calls end"),
+    ],
+)
+def test_when_a_limit_is_free_again_is_told_in_the_policys_zone(seconds: float | None, says: str) -> None:
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    at = None if seconds is None else now + timedelta(seconds=seconds)
+    assert _when(at, now, ZoneInfo("Europe/Berlin")) == says
