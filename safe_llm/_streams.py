@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from openai import AsyncStream, Stream
 
+from ._lines import HungUpError, Line, opened
 from ._transport import Sending, base_of
 from .deadline import within
 
@@ -34,23 +35,32 @@ Done = Callable[[BaseException | None, bool], Any]
 class _Bytes:
     """A response's bytes on their way to the reader."""
 
-    def __init__(self, inner: Any, sending: Sending, done: Done, abandoned: Callable[[Any], None]) -> None:
+    def __init__(self, inner: Any, line: Line, sending: Sending, done: Done, abandoned: Callable[[Any], None]) -> None:
         self._inner = inner
+        self._line = line
         self._sending = sending
         self._done: Done | None = done
         self._abandoned = abandoned
         self._process = os.getpid()
         self._begun = False
         _open.add(self)
+        if (lines := opened.get()) is not None:
+            lines.add(self)
 
     def _take(self) -> Done | None:
         """What to call at the end; None from the second time on, and in a forked copy, which is the parent's to end."""
         done, self._done = self._done, None
         return done if self._process == os.getpid() else None
 
+    def hang_up(self) -> None:
+        """Stop the provider: whoever is reading, in whatever thread, gets a `HungUpError` and settles."""
+        if self._done is not None and not self._line.hang_up():
+            self.abandon()
+
     def abandon(self) -> None:
         """End without waiting: the reader is gone. May be called by the garbage collector."""
         if self._take() is not None:
+            self._line.release()
             self._abandoned(self._inner)
 
     def disown(self) -> None:
@@ -92,6 +102,8 @@ class _SyncBytes(_Bytes):
                     if deadline is not None and deadline.expired:
                         raise sending.too_late()
                 if data is None:
+                    if self._line.cut:
+                        raise HungUpError
                     break
                 if out := sending.feed(data):
                     yield out
@@ -108,6 +120,9 @@ class _SyncBytes(_Bytes):
 
     def _fail(self, error: BaseException) -> BaseException:
         sending = self._sending
+        if self._line.cut and isinstance(error, Exception):
+            self._finish(None, False)
+            return error if isinstance(error, HungUpError) else HungUpError()
         late = sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception)
         shown = sending.too_late() if late else error
         self._finish(shown, True)
@@ -119,6 +134,7 @@ class _SyncBytes(_Bytes):
             done(error, exhausted)
 
     def close(self) -> None:
+        self._line.release()
         try:
             self._inner.close()
         finally:
@@ -143,6 +159,8 @@ class _AsyncBytes(_Bytes):
                 else:
                     data = await sending.step(anext(chunks, None))
                 if data is None:
+                    if self._line.cut:
+                        raise HungUpError
                     break
                 if out := sending.feed(data):
                     yield out
@@ -159,6 +177,9 @@ class _AsyncBytes(_Bytes):
 
     async def _fail(self, error: BaseException) -> BaseException:
         sending = self._sending
+        if self._line.cut and isinstance(error, Exception):
+            await self._finish(None, False)
+            return error if isinstance(error, HungUpError) else HungUpError()
         late = sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception)
         shown = sending.too_late() if late else error
         await self._finish(shown, True)
@@ -170,6 +191,7 @@ class _AsyncBytes(_Bytes):
             await done(error, exhausted)
 
     async def aclose(self) -> None:
+        self._line.release()
         try:
             await self._inner.aclose()
         finally:
@@ -187,7 +209,7 @@ def metered(response: Any, sending: Sending, done: Done, abandoned: Callable[[An
     made = _classes.get((ours, theirs))
     if made is None:
         made = _classes[ours, theirs] = type("MeteredStream", (ours, theirs), {})
-    response.stream = made(response.stream, sending, done, abandoned)
+    response.stream = made(response.stream, Line(response), sending, done, abandoned)
     return response.stream
 
 

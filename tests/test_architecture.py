@@ -25,7 +25,7 @@ FLOORS = (
     {"stores", "sinks", "deadline"},
     {
         *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_plans", "_transport", "_streams"),
-        *("_params", "resources", "client"),
+        *("_params", "_lines", "resources", "client"),
     },
     {"web", "reports", "cli", "testing"},
 )
