@@ -6,10 +6,16 @@ DROPIN := .venv-dropin
 FRAMEWORKS := .venv-frameworks
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest test-dropin test-frameworks lint bench bench-tokens format clean
+.PHONY: demo example attack test test-lowest test-dropin test-frameworks lint bench bench-tokens format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
+
+example: $(VENV)/.ready
+	@$(BIN)/python examples/try_hardened_route.py
+
+attack: $(VENV)/.ready
+	@PYTHONPATH=.:tests/web $(BIN)/python -m abuses
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
