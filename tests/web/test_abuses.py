@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from abuses import ABUSES, ROWS
@@ -25,6 +26,13 @@ def test_the_list_has_abuses_of_all_eight_rows() -> None:
     assert len(per_row) == 8
     assert len(ABUSES) >= 40
     assert min(per_row.values()) >= 5
+
+
+def test_the_threat_model_speaks_of_each_row_and_of_each_item_of_the_two_catalogues() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    items = [*(row.name for row in ROWS), *(f"LLM{number:02d} " for number in range(1, 11))]
+    items += [f"AML.T00{number} " for number in (34, 29, 51, 54, 56, 57)]
+    assert [item for item in items if f"| {item}" not in text] == []
 
 
 def test_each_abuse_has_a_name_of_its_own() -> None:

@@ -6,7 +6,7 @@ make attack        # plays all of it, and prints the table of the two
 from __future__ import annotations
 
 from . import authentication, cost, injection, input, logs, output, rate, time_out
-from .abuse import NEEDS, Abuse
+from .abuse import Abuse
 
 ROWS = (
     authentication.row,
@@ -18,9 +18,7 @@ ROWS = (
     cost.row,
     injection.row,
 )
-ABUSES: tuple[Abuse, ...] = tuple(
-    abuse for row in ROWS for abuse in row.abuses if abuse.needs is None or NEEDS[abuse.needs]
-)
+ABUSES: tuple[Abuse, ...] = tuple(abuse for row in ROWS for abuse in row.abuses if abuse.can_be_stopped)
 """Those that the library in its present state can be held to."""
 
 __all__ = ["ABUSES", "ROWS", "Abuse"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import safe_llm
@@ -13,9 +14,6 @@ from .stage import Target
 Play = Callable[[Target], str | None]
 """Does it to a service, and says what got through: the provider's word or the books', not the service's. None: nothing
 did."""
-
-NEEDS = {"checks": hasattr(safe_llm, "canary")}
-"""What an abuse may need of the library to be stopped, and whether this one has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +25,15 @@ class Abuse:
     policy: Mapping[str, Any] = field(default_factory=dict)
     """What the hardened route's policy says otherwise, so that a large limit is met by few calls."""
     needs: str | None = None
-    """One of `NEEDS`."""
+    """A file of the library that stops it. Where the library does not have it, the abuse is not played."""
     spares: bool = True
     """Whoever else calls is served right after it; False where it is all callers that are stopped."""
     exactly: int | None = None
     """How many of its requests the hardened route sends: what is agreed, not one more, and not one less."""
+
+    @property
+    def can_be_stopped(self) -> bool:
+        return self.needs is None or (Path(safe_llm.__file__).parent / self.needs).exists()
 
     @property
     def id(self) -> str:

@@ -51,25 +51,27 @@ class Host:
 
 
 class Log(logging.Handler):
-    """All that is logged meanwhile, as text."""
+    """All that the services and their servers log meanwhile, as text."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.lines: list[str] = []
-        self._loggers = [logging.getLogger(name) for name in ("sprint", "safe_llm", "uvicorn.error", "uvicorn.access")]
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
+        names = ("sprint", "safe_llm", "uvicorn.error", "uvicorn.access")
+        self._levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+
+    def __enter__(self) -> Self:
+        for logger in self._levels:
             logger.addHandler(self)
             logger.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for logger, level in self._levels.items():
+            logger.removeHandler(self)
+            logger.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(self.format(record))
-
-    def close(self) -> None:
-        for logger, level in zip(self._loggers, self._levels, strict=True):
-            logger.removeHandler(self)
-            logger.setLevel(level)
-        super().close()
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from decimal import Decimal
+from queue import SimpleQueue
 from typing import NamedTuple
 
 from rich import box
@@ -13,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .abuse import Abuse
-from .host import Host
+from .host import Host, Log
 from .stage import Hardened, Sprint, Target
 from .tokens import Issuer
 
@@ -38,17 +40,33 @@ class Result(NamedTuple):
     hardened: Fate
 
 
-def play(abuses: Iterable[Abuse]) -> Iterator[Result]:
-    """Play each against both services at the same time, each of them fresh."""
-    issuer = Issuer()
-    with issuer, Host() as one, Host() as other, ThreadPoolExecutor(2) as pool:
-        for abuse in abuses:
-            fates = pool.map(_fate, (Sprint, Hardened), (one, other), (issuer,) * 2, (abuse,) * 2)
-            yield Result(abuse, *fates)
+def play(abuses: Iterable[Abuse], lanes: int = 2) -> Iterator[Result]:
+    """Play each against both services, each of them fresh. Most of it is waiting, so several are played at once."""
+    hosts = [(Host(), Host()) for _ in range(lanes)]
+    free: SimpleQueue[tuple[Host, Host]] = SimpleQueue()
+    with ExitStack() as stack:
+        log, issuer = stack.enter_context(Log()), Issuer()
+        stack.enter_context(issuer)
+        for pair in hosts:
+            free.put((stack.enter_context(pair[0]), stack.enter_context(pair[1])))
+        outer, inner = (stack.enter_context(ThreadPoolExecutor(count)) for count in (lanes, 2 * lanes))
+
+        def one(abuse: Abuse) -> Result:
+            pair = free.get()
+            try:
+                fates = [
+                    inner.submit(_fate, kind(host, issuer, log, abuse.policy), abuse)
+                    for kind, host in zip((Sprint, Hardened), pair, strict=True)
+                ]
+                return Result(abuse, *(fate.result() for fate in fates))
+            finally:
+                free.put(pair)
+
+        yield from outer.map(one, abuses)
 
 
-def _fate(kind: type[Target], host: Host, issuer: Issuer, abuse: Abuse) -> Fate:
-    with kind(host, issuer, abuse.policy) as target:
+def _fate(target: Target, abuse: Abuse) -> Fate:
+    with target:
         through = abuse.play(target)
         cost, sent = target.provider.bill, target.sent
         return Fate(through, target.said, cost, sent, target.serves_others())

@@ -35,8 +35,8 @@ class Target:
     name: str
     client: AsyncOpenAI
 
-    def __init__(self, host: Host, issuer: Issuer, policy: Mapping[str, Any]) -> None:
-        self.host, self.issuer, self.policy = host, issuer, policy
+    def __init__(self, host: Host, issuer: Issuer, log: Log, policy: Mapping[str, Any]) -> None:
+        self.host, self.issuer, self.log, self.policy = host, issuer, log, policy
         self.provider = Provider()
         self.url = f"http://127.0.0.1:{host.port}"
         self.answers: list[int] = []
@@ -44,12 +44,10 @@ class Target:
 
     def __enter__(self) -> Self:
         self.provider.start()
-        self.log = Log()
         self.host.app = self.app()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.log.close()
         self.provider.release()
         self.provider.close()
         with contextlib.suppress(TimeoutError):

@@ -12,7 +12,6 @@ from .host import within
 from .input import body
 from .stage import PATIENCE, Target
 
-
 DEADLINE = 1.0
 """Seconds: the hardened route's, in place of its 30, so that what is cut off is cut off soon."""
 GRACE = 1.0
@@ -82,6 +81,22 @@ def retry_storm(target: Target) -> str | None:
     target.provider.always(Reply(status=500, headers={"retry-after-ms": "1"}))
     target.burst([{"text": f"Question {n}."} for n in range(40)])
     return f"{target.sent} sent to a provider that is down" if target.sent > 30 else None
+
+
+@row("a reader who takes his time over each line")
+def slow_reader(target: Target) -> str | None:
+    target.provider.always(Reply(chunks=1_000, drip=0.01))
+    began = time.monotonic()
+    held = []
+
+    def take_time() -> None:
+        time.sleep(0.05)
+        if target.provider.busy:
+            held.append(time.monotonic() - began)
+
+    target.stream(DEADLINE + GRACE + 0.2, each=take_time)
+    longest = max(held, default=0.0)
+    return f"the provider is held for {longest:.1f} s" if longest > DEADLINE + GRACE else None
 
 
 @row("a stream that is dropped")
