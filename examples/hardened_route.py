@@ -1,5 +1,6 @@
 """A chat service with all eight rows on: whoever has a token may ask, plainly or streamed, and no more than is agreed.
 
+    pip install "safe-llm[web]" fastapi uvicorn
     export OPENAI_API_KEY=... JWKS_URL=https://login.example.com/jwks.json JWT_ISSUER=https://login.example.com
     uvicorn --factory examples.hardened_route:make_app
 

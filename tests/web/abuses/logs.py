@@ -58,7 +58,7 @@ def providers_error(target: Target) -> str | None:
 @row("streams, which nobody counts")
 def uncounted(target: Target) -> str | None:
     target.stream()
-    within(0.5, lambda: bool(target.charged()))
+    within(1, lambda: bool(target.charged()))
     served, in_books = target.provider.tokens, target.charged().get("mallory", 0)
     return f"{served} tokens served, {in_books} in the books" if in_books < served else None
 
@@ -68,5 +68,5 @@ def unseen(target: Target) -> str | None:
     """A provider that fails is in the books with whoever asked."""
     target.provider.always(Reply(status=500, headers={"retry-after-ms": "1"}))
     target.ask()
-    within(0.5, lambda: "mallory" in target.charged())
+    within(1, lambda: "mallory" in target.charged())
     return None if "mallory" in target.charged() else f"{target.sent} attempts, none in the books"

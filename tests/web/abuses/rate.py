@@ -96,7 +96,7 @@ def held(target: Target, calls: int) -> Iterator[None]:
     target.provider.always(Reply(chunks=16_384, delay=math.inf))
 
     def release() -> None:
-        within(5, lambda: target.sent + len(target.answers) >= calls)
+        within(20, lambda: target.sent + len(target.answers) >= calls)
         target.provider.always(Reply(chunks=16_384))
         target.provider.release()
 
