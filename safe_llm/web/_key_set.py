@@ -156,7 +156,7 @@ class KeySet:
         aged = self._fetched is None or self._clock.monotonic() - self._fetched >= self._max_age
         if at_hand and not aged:
             return False, False
-        if self._flight is None and self._rest() > 0:
+        if self._rest() > 0:
             return False, False
         return True, not (at_hand and self._away)
 

@@ -6,7 +6,9 @@ public key from being used as an HMAC secret.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,16 +75,30 @@ def of_secret(secret: object, algorithms: Iterable[str] | None) -> Key:
             f"secret= has {len(material)} bytes, and {longest} takes at least {_HASH_BYTES[longest]} (RFC 7518, 3.2). "
             "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(64))'"
         )
-    jwt = pyjwt()
-    try:
-        jwt.get_algorithm_by_name(longest).prepare_key(material)
-    except jwt.InvalidKeyError:
-        unfit = True
-    else:
-        unfit = b"-----BEGIN" in material
-    if unfit:  # raised here, so that no chained error quotes the secret
+    pyjwt()
+    if _is_public(material):
         raise ConfigurationError("secret= is a public key, a certificate or a JWK: pass a PEM as public_key=.")
     return Key(None, named, material)
+
+
+def _is_public(material: bytes) -> bool:
+    """Whether a secret is what everybody may know of a key: as PEM, OpenSSH, DER or JWK. PyJWT itself refuses these
+    at each token, each of its versions some more of them."""
+    if b"-----BEGIN" in material or material.startswith((b"ssh-", b"ecdsa-", b"sk-ssh-", b"sk-ecdsa-")):
+        return True
+    try:
+        if isinstance(json.loads(material), dict):
+            return True
+    except (ValueError, RecursionError):
+        pass
+    if material[:1] != b"\x30":  # DER is a sequence; and a secret alone needs no cryptography
+        return False
+    x509, serialization = _cryptography()
+    for load in (serialization.load_der_public_key, x509.load_der_x509_certificate):
+        with suppress(Exception):
+            load(material)
+            return True
+    return False
 
 
 def of_pem(pem: object, algorithms: Iterable[str] | None) -> Key:
@@ -92,7 +108,7 @@ def of_pem(pem: object, algorithms: Iterable[str] | None) -> Key:
         ConfigurationError: it is no PEM of a public key, or it cannot serve the algorithms named.
     """
     pyjwt()
-    serialization = _serialization()
+    _, serialization = _cryptography()
     if not isinstance(pem, str | bytes):
         raise ConfigurationError(f"public_key= takes a PEM as a string or bytes, not {type(pem).__name__}.")
     encoded = pem.encode() if isinstance(pem, str) else pem
@@ -170,12 +186,13 @@ def pyjwt() -> Any:
     return jwt
 
 
-def _serialization() -> Any:
+def _cryptography() -> tuple[Any, Any]:
     try:
+        from cryptography import x509
         from cryptography.hazmat.primitives import serialization
     except ImportError as exc:
         raise _no_cryptography() from exc
-    return serialization
+    return x509, serialization
 
 
 def _no_cryptography() -> ConfigurationError:

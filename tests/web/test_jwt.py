@@ -147,6 +147,7 @@ def test_a_token_is_good_until_it_expires_and_never_again(verify: Verify) -> Non
     ("wrong", "code"),
     [
         ({"exp": START - 1}, "token_expired"),
+        ({"exp": START - 0.5}, "token_expired"),
         ({"exp": 0}, "token_expired"),
         ({"exp": -1}, "token_expired"),
         ({"nbf": START + 2}, "token_not_yet_valid"),

@@ -16,7 +16,7 @@ import pytest
 from issuer import SECRET, KeySetServer, claims, jwk, private_key, say, token, until
 
 from safe_llm import Identity, NotAuthenticatedError
-from safe_llm.testing import FakeClock
+from safe_llm.testing import FakeClock, FakeOpenAI, RecordingSink
 from safe_llm.web import JWTVerifier
 from safe_llm.web import _key_set as module
 
@@ -552,3 +552,29 @@ def test_the_log_says_why_and_the_refusal_does_not(
     assert "404" not in str(error)
     assert "127.0.0.1" not in str(error)
     assert error.to_problem()["retry_after"] == 10
+
+
+# With a client --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_the_user_whom_a_token_proves_pays_for_the_call(
+    issuer: KeySetServer, server: FakeOpenAI, kind: Any, sink: RecordingSink
+) -> None:
+    """The key is fetched where the client may wait: at once, or at an async client's first call."""
+    asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+    policy = {"identity": {"verified": True}, "plans": {"pro": {"limits": []}}}
+    clock = FakeClock()
+    client = kind(
+        base_url=server.base_url, api_key="k", policy=policy, sinks=[sink], clock=clock,
+        verifier=verifier_of(issuer, clock),
+    )  # fmt: skip
+    bound = client.with_token(token("RS256", kid="k1", plan="pro"))
+    answer = bound.chat.completions.create(**asked)
+    if asyncio.iscoroutine(answer):
+        await answer
+        await client.close()
+    else:
+        client.close()
+    [record] = sink.records
+    assert (record.user_id, record.plan, record.outcome) == ("u1", "pro", "ok")
