@@ -19,7 +19,8 @@ Header = tuple[str, str]
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
 """RFC 6750, 2.1. No comma and no space: what a server has joined of several headers does not fit."""
-_LENGTH = re.compile(r"[0-9]{1,19}")
+_LENGTH = re.compile(r"[0-9]{1,4000}")
+"""More digits Python does not turn into a number."""
 _SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
 _LARGEST = 999_999_999_999_999
 """Of an integer in a header (RFC 9651, 3.3.1)."""
