@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Tokens, bearer, serving, until
+from callers import Tokens, bearer, serving, until
 from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from starlette.applications import Starlette
@@ -288,7 +288,7 @@ async def in_process(app: Any, *, headers: Any = (), body: bytes = b"", **scope:
     async def receive() -> Any:
         if asked:
             return asked.pop()
-        await never.wait()
+        return await never.wait()
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -547,10 +547,7 @@ def test_a_stream_that_begins_after_the_client_has_left_is_cut_at_once(
         try:
             stream = await done(client.chat.completions.create(**ASKED, stream=True))
             with pytest.raises(ConnectionAbortedError):
-                if isinstance(client, SafeOpenAI):
-                    await asyncio.to_thread(list, stream)
-                else:
-                    [chunk async for chunk in stream]
+                await (asyncio.to_thread(list, stream) if isinstance(client, SafeOpenAI) else anext(aiter(stream)))
         finally:
             over.set()
 

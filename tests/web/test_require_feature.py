@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Tokens, bearer, serving
+from callers import Tokens, bearer, serving
 from fastapi import Depends, FastAPI
 from fastapi.responses import StreamingResponse
 

@@ -16,7 +16,7 @@ import flask
 import httpx
 import pytest
 import werkzeug.serving
-from conftest import Tokens, bearer, until
+from callers import Tokens, bearer, until
 
 from safe_llm import (
     AsyncSafeOpenAI,
