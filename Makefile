@@ -27,9 +27,10 @@ test-dropin: $(DROPIN)/.ready $(VENV)/.ready
 	$(DROPIN)/bin/python -m scripts.dropin
 	$(BIN)/python -m scripts.dropin.readme $(DROPIN)/dropin/openai-*/
 
-test-frameworks: $(FRAMEWORKS)/openai2/.ready $(FRAMEWORKS)/openai3/.ready
+test-frameworks: $(FRAMEWORKS)/openai2/.ready $(FRAMEWORKS)/openai3/.ready $(FRAMEWORKS)/web/.ready
 	$(FRAMEWORKS)/openai2/bin/python -m pytest tests/frameworks/openai2
 	$(FRAMEWORKS)/openai3/bin/python -m pytest tests/frameworks/openai3
+	$(FRAMEWORKS)/web/bin/python -m pytest tests/frameworks/web
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

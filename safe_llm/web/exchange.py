@@ -12,7 +12,7 @@ from typing import Any
 from .._lines import Lines, opened
 from .._settings import is_async
 from ..identity import Identity, identify
-from ..types import Clock, LimitStatus
+from ..types import LimitStatus
 
 IDENTITY = "safe_llm.identity"
 """Where a WSGI application finds the caller, in its environ. An ASGI application finds him in
@@ -65,11 +65,6 @@ class Exchange:
 
     def _caller(self) -> Any:
         return nullcontext() if self.identity is None else identify(self.identity)
-
-    @property
-    def clock(self) -> Clock | None:
-        """The client's."""
-        return None if self.client is None else self.client.guard.core.clock
 
 
 current: ContextVar[Exchange | None] = ContextVar("safe_llm_exchange", default=None)

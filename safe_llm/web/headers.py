@@ -8,6 +8,7 @@ from calendar import monthrange
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -19,7 +20,8 @@ Header = tuple[str, str]
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
 """RFC 6750, 2.1. No comma and no space: what a server has joined of several headers does not fit."""
-_LENGTH = re.compile(r"[0-9]{1,19}")
+_LENGTH = re.compile(r"[0-9]{1,4000}")
+"""More digits Python does not turn into a number."""
 _SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
 _LARGEST = 999_999_999_999_999
 """Of an integer in a header (RFC 9651, 3.3.1)."""
@@ -98,6 +100,10 @@ def incomplete() -> InputRejectedError:
 # RateLimit ------------------------------------------------------------------------------------------------------------
 
 
+_limit = lru_cache(256)(Limit.parse)
+"""A policy has few sentences, and each answer tells of them."""
+
+
 class _Item(NamedTuple):
     """One limit, as both headers tell of it."""
 
@@ -115,7 +121,7 @@ def of_limits(statuses: Iterable[LimitStatus], now: float) -> list[Header]:
     """
     items: dict[str, _Item] = {}
     for status in statuses:
-        limit = Limit.parse(status.limit)
+        limit = _limit(status.limit)
         if limit.metric == "money" and "user" not in status.scope:
             continue
         ends = now if status.resets_at is None else status.resets_at.timestamp()
@@ -132,7 +138,7 @@ def of_denial(error: BaseException, now: float) -> list[Header]:
     """The same of the limit that refused; nothing where it was no limit."""
     if not isinstance(error, DeniedError) or error.limit is None:
         return []
-    limit = Limit.parse(error.limit)
+    limit = _limit(error.limit)
     amount = limit.shown(limit.amount)
     remaining = max(amount - (error.used or 0) - (error.held or 0), 0)
     ends = now + (error.retry_after or 0)
@@ -144,11 +150,17 @@ def _headers(items: Sequence[_Item]) -> list[Header]:
         return []
     policies, states = [], []
     for limit, remaining, resets, ends in items:
-        name = _string(limit.text)
+        name, most = _quota(limit)
         window = "" if limit.window is None else f";w={_window(limit.window, ends)}"
-        policies.append(f"{name};q={_whole(limit.shown(limit.amount))}{window}")
+        policies.append(f"{name};q={most}{window}")
         states.append(f"{name};r={remaining}" + ("" if resets is None else f";t={max(math.ceil(resets), 0)}"))
     return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
+
+
+@lru_cache(256)
+def _quota(limit: Limit) -> tuple[str, int]:
+    """A limit's name and amount, as both headers write them."""
+    return _string(limit.text), _whole(limit.shown(limit.amount))
 
 
 def _whole(amount: int | Decimal) -> int:

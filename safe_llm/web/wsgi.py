@@ -7,13 +7,13 @@ from contextvars import Context, copy_context
 from io import BytesIO
 from typing import Any
 
-from .._settings import SystemClock, is_async
+from .._settings import is_async
 from ..errors import ConfigurationError, DeniedError
 from ..identity import Identity, Verifier
+from ._base import BODY_SECONDS, EXEMPT, MAX_BODY_BYTES, Middleware
 from ._body import read_body
-from .asgi import BODY_SECONDS, EXEMPT, MAX_BODY_BYTES, exempt_paths, untold
-from .exchange import IDENTITY, Exchange, listen
-from .headers import Header, bearer, of_limits
+from .exchange import IDENTITY, Exchange
+from .headers import Header, bearer
 from .problems import Answer, answer_to, refusal_in
 
 Environ = dict[str, Any]
@@ -21,7 +21,7 @@ StartResponse = Callable[..., Callable[[bytes], object]]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
-class SafeLLMWSGIMiddleware:
+class SafeLLMWSGIMiddleware(Middleware):
     """The twin of `SafeLLMMiddleware`, with the same arguments and promises, for sync clients.
 
     ::
@@ -47,14 +47,14 @@ class SafeLLMWSGIMiddleware:
     ) -> None:
         if client is not None and is_async(client.guard.usage):
             raise ConfigurationError("WSGI cannot wait for an async client: pass client= a SafeOpenAI.")
-        self.app = app
-        self.client = client
-        self._verifier = verifier
-        self._most, self._seconds, self._exempt = max_body_bytes, body_seconds, exempt_paths(exempt)
-        self.clock = SystemClock() if client is None else client.guard.core.clock
-        self.can_tell = True
-        """Whether the limits could be told so far: a failure is logged once."""
-        listen()
+        super().__init__(
+            app,
+            verifier=verifier,
+            client=client,
+            max_body_bytes=max_body_bytes,
+            body_seconds=body_seconds,
+            exempt=exempt,
+        )
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         exchange = Exchange(self.client)
@@ -145,17 +145,12 @@ class _Reply:
 
     def _limits(self, headers: Sequence[Header]) -> list[Header]:
         exchange, middleware = self._exchange, self._middleware
-        if exchange.client is None or exchange.identity is None:
-            return []
-        if any(name.lower() == "ratelimit" for name, _ in headers):
+        if not middleware.tells(exchange, [name for name, _ in headers]):
             return []
         try:
-            return of_limits(self._context.run(exchange.limits_now), middleware.clock.time())
+            return middleware.told(self._context.run(exchange.limits_now))
         except Exception as error:
-            if middleware.can_tell:
-                middleware.can_tell = False
-                untold(error)
-            return []
+            return middleware.cannot_tell(error)
 
     def _next(self, chunks: Iterator[bytes]) -> bytes | None:
         return self._context.run(next, chunks, None)
