@@ -56,7 +56,7 @@ class Log(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.lines: list[str] = []
-        names = ("sprint", "safe_llm", "uvicorn.error", "uvicorn.access")
+        names = ("sprint", "safe_llm", "uvicorn.error", "uvicorn.access", "asyncio")
         self._levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
 
     def __enter__(self) -> Self:
