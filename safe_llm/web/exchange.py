@@ -53,14 +53,14 @@ class Exchange:
         guard = self.client.guard
         if is_async(guard.usage):
             with self._caller():
-                found: list[LimitStatus] = await guard.usage(feature=self.feature)
+                found: list[LimitStatus] = await guard.usage(feature=self.feature, exact=False)
                 return found
         return await asyncio.to_thread(self.limits_now) if may_wait(guard) else self.limits_now()
 
     def limits_now(self) -> list[LimitStatus]:
         """How the caller's limits stand, asked of a sync client."""
         with self._caller():
-            found: list[LimitStatus] = self.client.guard.usage(feature=self.feature)
+            found: list[LimitStatus] = self.client.guard.usage(feature=self.feature, exact=False)
             return found
 
     def _caller(self) -> Any:
