@@ -11,7 +11,7 @@ from typing import Any
 from . import inquiry
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
-from ._streams import metered
+from ._streams import keep, metered, start
 from ._transport import Sending, sending
 from .deadline import within
 from .effects import (
@@ -202,7 +202,7 @@ class AsyncGuard(Shell):
         if not self._awaits_store:
             super()._deliver_soon()
         elif self._link.delivering is None:
-            self._link.delivering = _keep(asyncio.get_running_loop(), self._deliver_from_loop())
+            self._link.delivering = keep(asyncio.get_running_loop(), self._deliver_from_loop())
 
     async def _deliver_from_loop(self) -> None:
         """Try until nothing is owed any more, or this loop ends; the next call on another one goes on with it."""
@@ -270,13 +270,14 @@ class AsyncGuard(Shell):
 
         def abandoned(inner: Any) -> None:
             flow = self.core.finish(state.admission, state.outcome(exhausted=False))
-            _start(loop, inner.aclose())
+            start(loop, inner.aclose())
             if self.blocking:
-                _start(loop, drive_async(flow, self._perform))
+                start(loop, drive_async(flow, self._perform))
             else:
                 self._soon(flow, waits=False)
 
         state.stream = metered(response, state, done, abandoned, is_async=True)
+        state.stream.end_in_time(loop)
 
 
 async def _off_loop(function: Callable[[], T]) -> T:
@@ -305,21 +306,3 @@ async def _insist(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[No
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([undoing])
     raise cancelled
-
-
-def _start(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> None:
-    """Run work on a loop from any thread; if the loop is gone, so are its connections, and the lease settles."""
-    if loop.is_closed():
-        work.close()
-    else:
-        loop.call_soon_threadsafe(_keep, loop, work)
-
-
-_running: set[asyncio.Task[Any]] = set()
-
-
-def _keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = loop.create_task(work)
-    _running.add(task)
-    task.add_done_callback(_running.discard)
-    return task

@@ -6,14 +6,15 @@ answer that nobody reads. Here leaving the loop closes the stream; so does dropp
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import concurrent.futures.thread  # noqa: F401  # it cannot be imported while the process exits, and counting needs it
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
-from weakref import WeakSet
 
 from openai import AsyncStream, Stream
 
@@ -72,7 +73,7 @@ class _Bytes:
             self.abandon()
 
 
-_open: WeakSet[_Bytes] = WeakSet()
+_open: weakref.WeakSet[_Bytes] = weakref.WeakSet()
 
 
 @atexit.register
@@ -142,6 +143,26 @@ class _SyncBytes(_Bytes):
 
 
 class _AsyncBytes(_Bytes):
+    _timer: asyncio.TimerHandle | None = None
+    _late: BaseException | None = None
+
+    def end_in_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End at the deadline even if nobody reads: a reader that pauses would keep the provider writing."""
+        deadline = self._sending.deadline
+        if deadline is not None:
+            self._timer = loop.call_later(deadline.remaining(), _expire, weakref.ref(self), loop)
+
+    def expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The deadline is over: stop the provider and settle. Whoever reads on is told."""
+        deadline, done = self._sending.deadline, self._done
+        if deadline is None or not deadline.expired or done is None:
+            return
+        self._take()
+        self._late = self._sending.too_late()
+        if not self._line.hang_up():
+            start(loop, self._inner.aclose())
+        start(loop, done(self._late, True))
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._begun:  # whoever drains what is left after the end, as the SDK does
             async for data in self._inner:
@@ -158,6 +179,8 @@ class _AsyncBytes(_Bytes):
                         data = await anext(chunks, None)
                 else:
                     data = await sending.step(anext(chunks, None))
+                if self._late is not None:
+                    raise self._late
                 if data is None:
                     if self._line.cut:
                         raise HungUpError
@@ -177,6 +200,8 @@ class _AsyncBytes(_Bytes):
 
     async def _fail(self, error: BaseException) -> BaseException:
         sending = self._sending
+        if self._late is not None and isinstance(error, Exception):
+            return self._late
         if self._line.cut and isinstance(error, Exception):
             await self._finish(None, False)
             return error if isinstance(error, HungUpError) else HungUpError()
@@ -186,6 +211,8 @@ class _AsyncBytes(_Bytes):
         return shown
 
     async def _finish(self, error: BaseException | None, exhausted: bool) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         done = self._take()
         if done is not None:
             await done(error, exhausted)
@@ -196,6 +223,31 @@ class _AsyncBytes(_Bytes):
             await self._inner.aclose()
         finally:
             await self._finish(None, False)
+
+
+def _expire(found: weakref.ref[_AsyncBytes], loop: asyncio.AbstractEventLoop) -> None:
+    stream = found()
+    if stream is not None:
+        stream.expire(loop)
+
+
+def start(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> None:
+    """Run work on a loop from any thread; if the loop is gone, so are its connections, and the lease settles."""
+    if loop.is_closed():
+        work.close()
+    else:
+        loop.call_soon_threadsafe(keep, loop, work)
+
+
+_running: set[asyncio.Task[Any]] = set()
+
+
+def keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that is not collected before it is done."""
+    task = loop.create_task(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return task
 
 
 _classes: dict[tuple[type, type], type] = {}

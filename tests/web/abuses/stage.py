@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import httpx
@@ -181,6 +181,15 @@ class Target:
                 back += read
         self.answers.append(int(back.split(b" ", 2)[1]) if back.startswith(b"HTTP/") else 0)
         return back
+
+    @contextlib.contextmanager
+    def unread(self, data: bytes) -> Iterator[None]:
+        """Write bytes to the service's socket, and leave what comes back unread within the block."""
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.connect(("127.0.0.1", self.host.port))
+            connection.sendall(data)
+            yield
 
     # What is found afterwards -----------------------------------------------------------------------------------------
 

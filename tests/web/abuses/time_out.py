@@ -9,7 +9,7 @@ from safe_llm.testing import Reply
 
 from .abuse import Row
 from .host import within
-from .input import body
+from .input import authorized, body
 from .stage import PATIENCE, Target
 
 DEADLINE = 1.0
@@ -97,6 +97,19 @@ def slow_reader(target: Target) -> str | None:
     target.stream(DEADLINE + GRACE + 0.2, each=take_time)
     longest = max(held, default=0.0)
     return f"the provider is held for {longest:.1f} s" if longest > DEADLINE + GRACE else None
+
+
+@row("a reader who stops reading")
+def stopped_reader(target: Target) -> str | None:
+    """More than all buffers on the way can hold: the service cannot hand on, and so does not ask the provider on."""
+    target.provider.always(Reply(text="x" * 24_000_000, chunks=240))
+    content = body("Hi", stream=True)
+    head = authorized(target) + b"Content-Length: %d\r\n\r\n" % len(content)
+    with target.unread(head + content):
+        if not within(PATIENCE, lambda: target.provider.busy):
+            return "the abuse itself does not work"
+        freed = within(DEADLINE + GRACE, lambda: not target.provider.busy)
+    return None if freed else "the provider is held as long as nobody reads"
 
 
 @row("a stream that is dropped")
