@@ -29,6 +29,9 @@ _LEFT = (
     "of the answer. To look at the first chunk only, use next(stream), or keep the iterator: it = iter(stream)."
 )
 
+_UNREAD_SECONDS = 0.1
+"""How long after its deadline a stream that nobody reads is ended."""
+
 Done = Callable[[BaseException | None, bool], Any]
 """Called once with the error that ended a stream, if any, and whether it was read to its end."""
 
@@ -145,12 +148,14 @@ class _SyncBytes(_Bytes):
 class _AsyncBytes(_Bytes):
     _timer: asyncio.TimerHandle | None = None
     _late: BaseException | None = None
+    _ending: asyncio.Task[Any] | None = None
 
     def end_in_time(self, loop: asyncio.AbstractEventLoop) -> None:
         """End at the deadline even if nobody reads: a reader that pauses would keep the provider writing."""
         deadline = self._sending.deadline
         if deadline is not None:
-            self._timer = loop.call_later(deadline.remaining(), _expire, weakref.ref(self), loop)
+            # A reader who waits finds out by himself; this is for one who does not.
+            self._timer = loop.call_later(deadline.remaining() + _UNREAD_SECONDS, _expire, weakref.ref(self), loop)
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """The deadline is over: stop the provider and settle. Whoever reads on is told."""
@@ -159,9 +164,10 @@ class _AsyncBytes(_Bytes):
             return
         self._take()
         self._late = self._sending.too_late()
-        if not self._line.hang_up():
-            start(loop, self._inner.aclose())
-        start(loop, done(self._late, True))
+        self._line.hang_up()
+        # Shutting down lets go who waits for the next bytes, closing lets go a provider who cannot get rid of his.
+        start(loop, self._inner.aclose())
+        self._ending = keep(loop, done(self._late, True))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._begun:  # whoever drains what is left after the end, as the SDK does
@@ -200,7 +206,8 @@ class _AsyncBytes(_Bytes):
 
     async def _fail(self, error: BaseException) -> BaseException:
         sending = self._sending
-        if self._late is not None and isinstance(error, Exception):
+        if self._ending is not None and self._late is not None and isinstance(error, Exception):
+            await asyncio.wait([self._ending])
             return self._late
         if self._line.cut and isinstance(error, Exception):
             await self._finish(None, False)
