@@ -31,7 +31,7 @@ from .effects import (
 from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_async_store
-from .types import Finding, LimitStatus, Outcome, Quote, Refusal, Reservation
+from .types import Finding, LimitStatus, Outcome, Quote, Refusal, Reservation, SwitchEvent
 
 Transmit = Callable[[dict[str, Any]], Awaitable[Any]]
 """Sends a body by the SDK's own means."""
@@ -91,12 +91,14 @@ class AsyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         reason: str = "",
+        by: str = "",
     ) -> None:
         """Stop calls from their next one on, in every process that shares the store.
 
-        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`.
+        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`. Who did it,
+        when and why is kept beside the switch: see `switches`.
         """
-        await self.run(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason))
+        await self.run(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason, by))
 
     async def switch_on(
         self,
@@ -105,9 +107,15 @@ class AsyncGuard(Shell):
         user_id: str | None = None,
         plan: str | None = None,
         model: str | None = None,
+        reason: str = "",
+        by: str = "",
     ) -> None:
         """Undo `switch_off` with the same arguments. Harmless where nothing was switched off."""
-        await self.run(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model)))
+        await self.run(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model), reason, by))
+
+    async def switches(self) -> list[SwitchEvent]:
+        """The kill switches that are off, each with who turned it, when and why."""
+        return await self.run(inquiry.switched_off(self.core))
 
     async def quote(
         self,
@@ -241,7 +249,7 @@ class AsyncGuard(Shell):
             await self._ask_store(Settle(answer, [0] * len(answer.charges)))
 
     async def _send(self, effect: Send, transmit: Transmit) -> Outcome:
-        state = Sending(effect.admission, self.core.clock.monotonic)
+        state = Sending(effect.admission, effect.admission.guard.clock.monotonic)
         left = None if state.deadline is None else state.deadline.remaining()
         if left == 0:
             return state.outcome(error=state.too_late())
@@ -266,10 +274,11 @@ class AsyncGuard(Shell):
 
         async def done(error: BaseException | None, exhausted: bool) -> None:
             outcome = state.outcome(error=error, exhausted=exhausted)
-            await self._perform(Complete(self.core.finish(state.admission, outcome), outcome.to_be_counted))
+            flow = state.admission.guard.finish(state.admission, outcome)
+            await self._perform(Complete(flow, outcome.to_be_counted))
 
         def abandoned(inner: Any) -> None:
-            flow = self.core.finish(state.admission, state.outcome(exhausted=False))
+            flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
             start(loop, inner.aclose())
             if self.blocking:
                 start(loop, drive_async(flow, self._perform))

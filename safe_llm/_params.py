@@ -252,6 +252,7 @@ class GuardOptions(TypedDict, total=False):
     hash_key: bytes | str | None
     clock: Clock | None
     verifier: Verifier | None
+    shadow_policy: Policy | Mapping[str, Any] | str | PathLike[str] | None
 
 
 class SyncOptions(GuardOptions, total=False):

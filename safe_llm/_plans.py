@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .identity import Claim
+from .policy import Policy
 
 MOST = 10_000
 """Users whose plan is remembered."""
@@ -25,8 +26,7 @@ class PlanLookup:
 
     Args:
         plan_for: user_id to the name of a plan, None for the default one; a coroutine function for `find_async` alone.
-        is_plan: whether the policy has a plan of that name.
-        seconds: how long an answer holds; 0 asks each time.
+        policy: tells the policy in force, whose plans they are, and which says how long an answer holds.
         monotonic: the clock.
     """
 
@@ -34,18 +34,16 @@ class PlanLookup:
         self,
         plan_for: Callable[[str], Any] | Mapping[str, str] | None,
         *,
-        is_plan: Callable[[str], bool],
-        seconds: float,
+        policy: Callable[[], Policy],
         monotonic: Callable[[], float],
     ) -> None:
         self.plan_for = plan_for
-        self._is_plan = is_plan
+        self._policy = policy
         self._known: MutableMapping[str, str | None] = {}
-        self._remembers = callable(plan_for) and seconds > 0
-        if self._remembers:
-            from cachetools import TTLCache  # here, because most clients look nothing up
+        if callable(plan_for):
+            from cachetools import TLRUCache  # here, because most clients look nothing up
 
-            self._known = TTLCache(MOST, seconds, timer=monotonic)
+            self._known = TLRUCache(MOST, self._until, timer=monotonic)
         self.renew()
 
     def renew(self) -> None:
@@ -73,9 +71,12 @@ class PlanLookup:
             return self._known.get(user, _NOT_KNOWN)
 
     def _remember(self, user: str, name: Any) -> None:
-        if self._remembers and (name is None or (isinstance(name, str) and self._is_plan(name))):
+        if name is None or (isinstance(name, str) and name in self._policy().plans):
             with self._lock:
                 self._known[user] = name
+
+    def _until(self, _user: str, _name: str | None, now: float) -> float:
+        return now + self._policy().identity.plan_seconds
 
     def _ask(self, user: str) -> Any:
         assert callable(self.plan_for)

@@ -17,7 +17,10 @@ from .policy import Policy
 from .sinks import Dispatcher, LoggingSink
 from .types import Clock
 
-GUARD_OPTIONS = ("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock", "verifier")
+GUARD_OPTIONS = (
+    *("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock"),
+    *("verifier", "shadow_policy"),
+)
 """What the clients take beside the SDK's own options."""
 
 
@@ -43,13 +46,16 @@ def build(
     hash_key: bytes | str | None,
     clock: Clock | None,
     verifier: Verifier | None,
+    shadow_policy: Any,
 ) -> Any:
     """A guard from a client's arguments, and from the environment where they say nothing.
 
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    chosen = Policy.of(policy if policy is not None else os.environ.get("SAFE_LLM_POLICY") or None)
+    source = policy if policy is not None else os.environ.get("SAFE_LLM_POLICY") or None
+    path = source if isinstance(source, str | os.PathLike) else None
+    chosen = Policy.of(source)
     time_source = clock if clock is not None else SystemClock()
     if quota_store is None:
         quota_store = os.environ.get("SAFE_LLM_QUOTA_STORE") or "memory://"
@@ -67,9 +73,11 @@ def build(
     key = _hash_key(hash_key)
     receivers = [LoggingSink()] if sinks is None else list(sinks)
     core = Guard(chosen, clock=time_source, hash_key=key, checks=tuple(checks or ()))
-    built = shell(core, store, Dispatcher(receivers), plan_for, owns_store=owns_store)
+    if shadow_policy is not None:
+        core.shadow = Guard(Policy.of(shadow_policy), clock=time_source, hash_key=key)
+    built = shell(core, store, Dispatcher(receivers), plan_for, owns_store=owns_store, policy_path=path)
     built.settings = {
-        "policy": chosen,
+        "policy": path or chosen,
         "quota_store": store,
         "plan_for": plan_for,
         "sinks": receivers,
@@ -77,6 +85,7 @@ def build(
         "hash_key": key,
         "clock": clock,
         "verifier": verifier,
+        "shadow_policy": core.shadow and core.shadow.policy,
     }
     built.check()
     return built

@@ -14,6 +14,7 @@ from typing import Any
 
 from ._outage import StoreLink
 from ._plans import PlanLookup
+from ._policy_file import PolicyInForce
 from ._requests import call_of
 from ._transport import sending
 from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Prove, Reserve, Settle, drive
@@ -46,20 +47,15 @@ class Shell:
         plan_for: Callable[[str], Any] | Mapping[str, str] | None,
         *,
         owns_store: bool,
+        policy_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.core = core
+        self._in_force = PolicyInForce(core, policy_path, self._emit)
         # The shell itself keeps a blocking store off the event loop, and knows one that never blocks.
         self._store = store.store if isinstance(store, AwaitableQuotaStore) else store
         self._dispatcher = dispatcher
-        self._plans = PlanLookup(
-            plan_for,
-            is_plan=core.policy.plans.__contains__,
-            seconds=core.policy.identity.plan_seconds,
-            monotonic=core.clock.monotonic,
-        )
+        self._plans = PlanLookup(plan_for, policy=lambda: self.policy, monotonic=core.clock.monotonic)
         self._owns_store = owns_store
-        allows = core.policy.on_store_error == "allow"
-        self._link = StoreLink(allows=allows, clock=core.clock, emit=self._emit)
+        self._link = StoreLink(allows=lambda: self.policy.on_store_error == "allow", clock=core.clock, emit=self._emit)
         self._deliverer = Worker("safe_llm deliverer")
         self._claim, self._base = NOTHING, ""
         self._ways: dict[type, Callable[..., Any]] = {
@@ -72,6 +68,11 @@ class Shell:
         }
         dispatcher.before_close = self._deliver_last
         _shells.add(self)
+
+    @property
+    def core(self) -> Guard:
+        """The guard under the policy in force."""
+        return self._in_force.guard
 
     @property
     def blocking(self) -> bool:
@@ -213,6 +214,7 @@ _shells: weakref.WeakSet[Shell] = weakref.WeakSet()
 
 def _renew_all() -> None:
     for shell in list(_shells):
+        shell._in_force.renew()
         shell._link.renew()
         shell._plans.renew()
         shell._deliverer.renew()

@@ -15,7 +15,7 @@ from .effects import Effect, Flow, Send, T, drive
 from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_store
-from .types import LimitStatus, Outcome, Quote
+from .types import LimitStatus, Outcome, Quote, SwitchEvent
 
 Transmit = Callable[[dict[str, Any]], Any]
 """Sends a body by the SDK's own means."""
@@ -86,12 +86,14 @@ class SyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         reason: str = "",
+        by: str = "",
     ) -> None:
         """Stop calls from their next one on, in every process that shares the store.
 
-        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`.
+        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`. Who did it,
+        when and why is kept beside the switch: see `switches`.
         """
-        drive(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason), self._now)
+        drive(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason, by), self._now)
 
     def switch_on(
         self,
@@ -100,9 +102,15 @@ class SyncGuard(Shell):
         user_id: str | None = None,
         plan: str | None = None,
         model: str | None = None,
+        reason: str = "",
+        by: str = "",
     ) -> None:
         """Undo `switch_off` with the same arguments. Harmless where nothing was switched off."""
-        drive(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model)), self._now)
+        drive(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model), reason, by), self._now)
+
+    def switches(self) -> list[SwitchEvent]:
+        """The kill switches that are off, each with who turned it, when and why."""
+        return drive(inquiry.switched_off(self.core), self._now)
 
     def quote(
         self,
@@ -139,7 +147,7 @@ class SyncGuard(Shell):
         return drive(flow, perform)
 
     def _send(self, effect: Send, transmit: Transmit) -> Outcome:
-        state = Sending(effect.admission, self.core.clock.monotonic)
+        state = Sending(effect.admission, effect.admission.guard.clock.monotonic)
         if state.deadline is not None and state.deadline.expired:
             return state.outcome(error=state.too_late())
         token = sending.set(state)
@@ -160,10 +168,12 @@ class SyncGuard(Shell):
         """A response is still open: settle the call when its stream ends."""
 
         def done(error: BaseException | None, exhausted: bool) -> None:
-            drive(self.core.finish(state.admission, state.outcome(error=error, exhausted=exhausted)), self._now)
+            outcome = state.outcome(error=error, exhausted=exhausted)
+            drive(state.admission.guard.finish(state.admission, outcome), self._now)
 
         def abandoned(inner: Any) -> None:
             self._dispatcher.defer(inner.close)
-            self._soon(self.core.finish(state.admission, state.outcome(exhausted=False)), waits=self.blocking)
+            flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
+            self._soon(flow, waits=self.blocking)
 
         state.stream = metered(response, state, done, abandoned, is_async=False)

@@ -199,8 +199,8 @@ class _Sync(_Guarded):
         options, claim = take_claim(options, self._claim)
         route = route_of(options, str(self.base_url))  # type: ignore[attr-defined]
         if route.kind == "guarded":
-            most = self._guard.largest_file
-            options, call = read_call(options, route, claim, self.timeout, most)  # type: ignore[attr-defined]
+            most, host = self._guard.largest_file, self.base_url.host  # type: ignore[attr-defined]
+            options, call = read_call(options, route, claim, self.timeout, most, host)  # type: ignore[attr-defined]
 
             def transmit(body: dict[str, Any]) -> Any:
                 given = options if body is call.body else with_body(options, body)
@@ -265,8 +265,8 @@ class _Async(_Guarded):
         options, claim = take_claim(options, self._claim)
         route = route_of(options, str(self.base_url))  # type: ignore[attr-defined]
         if route.kind == "guarded":
-            most = self._guard.largest_file
-            options, call = read_call(options, route, claim, self.timeout, most)  # type: ignore[attr-defined]
+            most, host = self._guard.largest_file, self.base_url.host  # type: ignore[attr-defined]
+            options, call = read_call(options, route, claim, self.timeout, most, host)  # type: ignore[attr-defined]
 
             async def transmit(body: dict[str, Any]) -> Any:
                 given = options if body is call.body else with_body(options, body)
@@ -311,6 +311,7 @@ class SafeOpenAI(_Sync, OpenAI):
         hash_key: key of the prompt's hash; else ``SAFE_LLM_HASH_KEY``; else random for this process.
         clock: an object with ``time()`` and ``monotonic()``; by default the system's.
         verifier: what `with_token` verifies tokens by, such as a `safe_llm.web.JWTVerifier`.
+        shadow_policy: a second policy, to be tried: what it would have decided otherwise stands on the records.
 
     Raises:
         ConfigurationError: one of these is wrong. Says which, and how to mend it.

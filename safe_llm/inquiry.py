@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 from . import accounting, counting, reserving, switches
 from .effects import Flow, compute, emit, peek
@@ -11,7 +12,7 @@ from .errors import DeniedError
 from .guard import Guard
 from .identity import Claim
 from .limits import SLICES, PlacedLimit, Window
-from .types import Alert, Call, Charge, LimitStatus, Quote, Refusal, Reservation, Tally, Usage, usd
+from .types import Alert, Call, Charge, LimitStatus, Quote, Refusal, Reservation, SwitchEvent, Tally, Usage, usd
 
 
 def usage(
@@ -91,6 +92,7 @@ def quote(guard: Guard, call: Call) -> Flow[Quote]:
     denial: DeniedError | None = None
     try:
         yield from guard.decide(admission)
+        guard.try_circuit(admission, guard.breakers.wait)
         yield from reserving.take(guard, admission, lambda _id, charges, _ttl: _look(charges, guard.clock.time()))
     except DeniedError as error:
         denial = error
@@ -104,6 +106,8 @@ def quote(guard: Guard, call: Call) -> Flow[Quote]:
         min_usd=None if least is None else usd(least),
         max_usd=None if admission.cost is None else usd(admission.cost),
         would_be_denied=None if denial is None else accounting.as_denial(denial),
+        model=call.model or None,
+        budget_action=admission.budget_action,
     )
 
 
@@ -129,10 +133,18 @@ def _wait(charge: Charge, now: float) -> Flow[float | None]:
     return next(free, later[-1]).end - size - now
 
 
-def switch_off(guard: Guard, values: Mapping[str, str | None], reason: str) -> Flow[None]:
-    """Switch off what the values name, and tell of it."""
+_LONGEST_NOTE = 500
+"""Characters of who and why that are kept."""
+
+_SWITCHES_TOLD = 1_000
+"""Entries of the switches' log that are looked through."""
+
+
+def switch_off(guard: Guard, values: Mapping[str, str | None], reason: str, by: str = "") -> Flow[None]:
+    """Switch off what the values name, write down who did it and why, and tell of it."""
     pairs = switches.switch(values)
     if (yield from switches.switch_off(pairs)):
+        yield from switches.log(_event(guard, "off", pairs, by, reason))
         what = switches.named(pairs)
         why = f": {reason}" if reason else ""
         yield from emit(
@@ -142,6 +154,17 @@ def switch_off(guard: Guard, values: Mapping[str, str | None], reason: str) -> F
         )
 
 
-def switch_on(guard: Guard, values: Mapping[str, str | None]) -> Flow[None]:
-    """Switch on what the values name."""
-    yield from switches.switch_on(switches.switch(values))
+def switch_on(guard: Guard, values: Mapping[str, str | None], reason: str = "", by: str = "") -> Flow[None]:
+    """Switch on what the values name, and write down who did it and why."""
+    pairs = switches.switch(values)
+    if (yield from switches.switch_on(pairs)):
+        yield from switches.log(_event(guard, "on", pairs, by, reason))
+
+
+def _event(guard: Guard, action: Literal["off", "on"], pairs: switches.Switch, by: str, reason: str) -> SwitchEvent:
+    return SwitchEvent(action, dict(pairs), guard.now(), by[:_LONGEST_NOTE], reason[:_LONGEST_NOTE])
+
+
+def switched_off(guard: Guard) -> Flow[list[SwitchEvent]]:
+    """The kill switches that are off."""
+    return (yield from switches.off_now(_SWITCHES_TOLD))

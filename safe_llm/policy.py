@@ -114,6 +114,15 @@ class TimeRules(_Section):
     """"off" leaves the SDK's own time-outs."""
 
 
+class BreakerRules(_Section):
+    """``[breaker]``: when calls to a host and model that keep failing are refused at once. Per process."""
+
+    failures: Count | Off = 10
+    """Failures in a row that open a breaker: no connection, no answer in time, or an answer of 500 and above."""
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """How long it stays open, until one call at a time may try."""
+
+
 class CheckRules(_Section):
     """``[checks]``: what each check of input and output does when it finds something."""
 
@@ -252,6 +261,7 @@ class Policy(_Section):
     input: InputRules = Field(default_factory=InputRules)
     output: OutputRules = Field(default_factory=OutputRules)
     time: TimeRules = Field(default_factory=TimeRules)
+    breaker: BreakerRules = Field(default_factory=BreakerRules)
     checks: CheckRules = Field(default_factory=CheckRules)
     plans: dict[Name, Plan] = {}
     features: dict[Name, Feature] = {}

@@ -20,12 +20,18 @@ ROOT = PACKAGE.parent
 
 FLOORS = (
     {"errors", "types"},
-    {"identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "checks", "endpoints"},
-    {"effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"},
+    {
+        *("identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "breakers", "checks"),
+        "endpoints",
+    },
+    {
+        *("effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"),
+        "shadowing",
+    },
     {"stores", "sinks", "deadline"},
     {
-        *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_plans", "_transport", "_streams"),
-        *("_params", "_lines", "resources", "client"),
+        *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_plans", "_policy_file", "_transport"),
+        *("_streams", "_lines", "_params", "resources", "client"),
     },
     {"web", "reports", "cli", "testing"},
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from safe_llm import FeatureNotAllowedError
+from safe_llm import FeatureNotAllowedError, Policy
 from safe_llm._plans import PlanLookup
 from safe_llm.identity import Claim
 from safe_llm.testing import FakeClock, FakeOpenAI, RecordingSink
@@ -24,7 +24,9 @@ PATIENCE = 10.0
 
 def lookup(plan_for: Any, clock: FakeClock | None = None, *, seconds: float = 60) -> PlanLookup:
     monotonic = (clock or FakeClock()).monotonic
-    return PlanLookup(plan_for, is_plan={"free", "pro"}.__contains__, seconds=seconds, monotonic=monotonic)
+    plans = {"default": {}, "free": {}, "pro": {}}
+    policy = Policy(plans=plans, identity={"plan_seconds": seconds})
+    return PlanLookup(plan_for, policy=lambda: policy, monotonic=monotonic)
 
 
 async def find(plans: PlanLookup, colour: str, identity: Claim = ALICE) -> Any:

@@ -27,6 +27,10 @@ verified = false
 send_safety_identifier = false
 plan_seconds = 60
 
+[breaker]
+failures = 10
+seconds = 30
+
 [input]
 max_message_chars = 4_000
 max_turns = 10
@@ -80,6 +84,10 @@ required = true
 verified = true
 send_safety_identifier = true
 plan_seconds = 5
+
+[breaker]
+failures = "off"
+seconds = 5
 
 [input]
 max_message_chars = 4_001

@@ -86,6 +86,7 @@ async def test_a_quote_tells_tokens_and_money(make: Make, server: FakeOpenAI, si
         min_usd=Decimal("0.00000135"),
         max_usd=Decimal("0.00060285"),
         would_be_denied=None,
+        model="gpt-4o-mini",
     )
     assert (server.requests, sink.events) == ([], [])
 
@@ -452,6 +453,27 @@ async def test_a_switch_stops_what_matches_all_that_it_names(switchable: Any, na
         assert await called(switchable, {**CALLER, name: OTHERS[name]}) == (name in names)
     await done(switchable.guard.switch_on(**off))
     assert await called(switchable, CALLER)
+
+
+async def test_another_process_learns_who_switched_off_what_when_and_why(
+    kind: Any, server: FakeOpenAI, tmp_path: Any
+) -> None:
+    clock = FakeClock()
+    made = {"base_url": server.base_url, "api_key": "test", "sinks": [], "clock": clock}
+    one, other = (kind(**made, quota_store=f"sqlite:///{tmp_path}/quotas.db") for _ in range(2))
+    assert await done(other.guard.switches()) == []
+    await done(one.guard.switch_off(feature="search", reason="it loops", by="olga"))
+    await done(one.guard.switch_off(feature="search", reason="again", by="oleg"))  # it was off already
+    (event,) = await done(other.guard.switches())
+    assert (event.action, event.scope, event.by, event.reason) == ("off", {"feature": "search"}, "olga", "it loops")
+    assert event.at.timestamp() == clock.time()
+    await done(other.guard.switch_on(feature="search"))
+    assert await done(one.guard.switches()) == []
+    await done(one.guard.switch_off(reason="x" * 10_000))
+    (event,) = await done(other.guard.switches())
+    assert (event.scope, event.reason) == ({}, "x" * 500)
+    for client in (one, other):
+        await done(client.close())
 
 
 async def test_a_switch_stops_a_call_before_anything_is_sent_and_says_how_to_undo_it(
