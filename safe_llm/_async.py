@@ -271,19 +271,20 @@ class AsyncGuard(Shell):
     def open(self, state: Sending, response: Any) -> None:
         """A response is still open: settle the call when its stream ends."""
         loop = asyncio.get_running_loop()
+        perform = state.inside(self._perform)
 
         async def done(error: BaseException | None, exhausted: bool) -> None:
             outcome = state.outcome(error=error, exhausted=exhausted)
-            flow = state.admission.guard.finish(state.admission, outcome)
-            await self._perform(Complete(flow, outcome.to_be_counted))
+            finishing = drive_async(state.admission.guard.finish(state.admission, outcome), perform)
+            await (_insist(finishing) if outcome.to_be_counted or self.blocking else finishing)
 
         def abandoned(inner: Any) -> None:
             flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
             start(loop, inner.aclose())
             if self.blocking:
-                start(loop, drive_async(flow, self._perform))
+                start(loop, drive_async(flow, perform))
             else:
-                self._soon(flow, waits=False)
+                self._soon(flow, state, waits=False)
 
         state.stream = metered(response, state, done, abandoned, is_async=True)
         state.stream.end_in_time(loop)

@@ -16,13 +16,13 @@ from ._outage import StoreLink
 from ._plans import PlanLookup
 from ._policy_file import PolicyInForce
 from ._requests import call_of
-from ._transport import sending
+from ._transport import Sending, sending
 from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Prove, Reserve, Settle, drive
 from .guard import Guard
 from .identity import NOTHING, Claim, claim_of, current
 from .policy import Policy
-from .sinks import Dispatcher
-from .sinks.base import Worker
+from .sinks import Dispatcher, SinkStats
+from .sinks._worker import Worker
 from .stores import AwaitableQuotaStore
 from .types import Call, Event
 
@@ -102,6 +102,11 @@ class Shell:
     def policy(self) -> Policy:
         """The policy in force."""
         return self.core.policy
+
+    @property
+    def sinks(self) -> list[SinkStats]:
+        """What became of the events meant for each sink so far: delivered, failed, or dropped for it was too slow."""
+        return self._dispatcher.stats()
 
     # Effects that never wait ------------------------------------------------------------------------------------------
 
@@ -200,13 +205,14 @@ class Shell:
     def _occupied(self) -> Any:
         return _Occupied()
 
-    def _soon(self, flow: Flow[Any], *, waits: bool) -> None:
+    def _soon(self, flow: Flow[Any], state: Sending, *, waits: bool) -> None:
         """Run a flow that nobody waits for: at once if it neither waits nor finds this thread inside a lock of ours,
         which the garbage collector may have interrupted; else in a thread of its own."""
+        perform = state.inside(self._now)
         if waits or bool(getattr(_busy, "depth", None)):
-            self._dispatcher.defer(lambda: drive(flow, self._now))
+            self._dispatcher.defer(lambda: drive(flow, perform))
         else:
-            drive(flow, self._now)
+            drive(flow, perform)
 
 
 _shells: weakref.WeakSet[Shell] = weakref.WeakSet()

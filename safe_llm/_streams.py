@@ -7,7 +7,6 @@ answer that nobody reads. Here leaving the loop closes the stream; so does dropp
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures.thread  # noqa: F401  # it cannot be imported while the process exits, and counting needs it
 import os
 import sys
@@ -21,6 +20,7 @@ from openai import AsyncStream, Stream
 from ._lines import HungUpError, Line, opened
 from ._transport import Sending, base_of
 from .deadline import within
+from .sinks._exit import before_exit
 
 T = TypeVar("T")
 
@@ -79,9 +79,9 @@ class _Bytes:
 _open: weakref.WeakSet[_Bytes] = weakref.WeakSet()
 
 
-@atexit.register
+@before_exit
 def _settle_open_streams() -> None:
-    """A normal exit settles what is still being read. Runs before the sinks are flushed, which registered earlier."""
+    """A normal exit settles what is still being read, and then flushes the sinks."""
     for stream in list(_open):
         with suppress(Exception):  # one that fails is not to keep the others from being settled
             stream.abandon()

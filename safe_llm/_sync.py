@@ -168,12 +168,12 @@ class SyncGuard(Shell):
         """A response is still open: settle the call when its stream ends."""
 
         def done(error: BaseException | None, exhausted: bool) -> None:
-            outcome = state.outcome(error=error, exhausted=exhausted)
-            drive(state.admission.guard.finish(state.admission, outcome), self._now)
+            flow = state.admission.guard.finish(state.admission, state.outcome(error=error, exhausted=exhausted))
+            drive(flow, state.inside(self._now))
 
         def abandoned(inner: Any) -> None:
             self._dispatcher.defer(inner.close)
             flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
-            self._soon(flow, waits=self.blocking)
+            self._soon(flow, state, waits=self.blocking)
 
         state.stream = metered(response, state, done, abandoned, is_async=False)
