@@ -11,7 +11,7 @@ from typing import Any
 from . import inquiry
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
-from ._streams import metered
+from ._streams import keep, metered, start
 from ._transport import Sending, sending
 from .deadline import within
 from .effects import (
@@ -57,13 +57,15 @@ class AsyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         prompt: str | None = None,
+        exact: bool = True,
     ) -> list[LimitStatus]:
         """How each limit stands that a call of this caller would meet, in the policy's order.
 
-        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked.
+        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked. With ``exact=False``, which
+        is much quicker, ``resets_at`` of a limit per minute or hour is the latest moment that it can be.
         """
         claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
-        return await self.run(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt))
+        return await self.run(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt, exact=exact))
 
     async def allows(
         self,
@@ -208,7 +210,7 @@ class AsyncGuard(Shell):
         if not self._awaits_store:
             super()._deliver_soon()
         elif self._link.delivering is None:
-            self._link.delivering = _keep(asyncio.get_running_loop(), self._deliver_from_loop())
+            self._link.delivering = keep(asyncio.get_running_loop(), self._deliver_from_loop())
 
     async def _deliver_from_loop(self) -> None:
         """Try until nothing is owed any more, or this loop ends; the next call on another one goes on with it."""
@@ -278,13 +280,14 @@ class AsyncGuard(Shell):
 
         def abandoned(inner: Any) -> None:
             flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
-            _start(loop, inner.aclose())
+            start(loop, inner.aclose())
             if self.blocking:
-                _start(loop, drive_async(flow, perform))
+                start(loop, drive_async(flow, perform))
             else:
                 self._soon(flow, state, waits=False)
 
         state.stream = metered(response, state, done, abandoned, is_async=True)
+        state.stream.end_in_time(loop)
 
 
 async def _off_loop(function: Callable[[], T]) -> T:
@@ -313,21 +316,3 @@ async def _insist(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[No
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([undoing])
     raise cancelled
-
-
-def _start(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> None:
-    """Run work on a loop from any thread; if the loop is gone, so are its connections, and the lease settles."""
-    if loop.is_closed():
-        work.close()
-    else:
-        loop.call_soon_threadsafe(_keep, loop, work)
-
-
-_running: set[asyncio.Task[Any]] = set()
-
-
-def _keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = loop.create_task(work)
-    _running.add(task)
-    task.add_done_callback(_running.discard)
-    return task

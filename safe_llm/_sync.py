@@ -52,13 +52,15 @@ class SyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         prompt: str | None = None,
+        exact: bool = True,
     ) -> list[LimitStatus]:
         """How each limit stands that a call of this caller would meet, in the policy's order.
 
-        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked.
+        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked. With ``exact=False``, which
+        is much quicker, ``resets_at`` of a limit per minute or hour is the latest moment that it can be.
         """
         claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
-        return drive(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt), self._now)
+        return drive(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt, exact=exact), self._now)
 
     def allows(
         self,
@@ -166,8 +168,8 @@ class SyncGuard(Shell):
         """A response is still open: settle the call when its stream ends."""
 
         def done(error: BaseException | None, exhausted: bool) -> None:
-            outcome = state.outcome(error=error, exhausted=exhausted)
-            drive(state.admission.guard.finish(state.admission, outcome), state.inside(self._now))
+            flow = state.admission.guard.finish(state.admission, state.outcome(error=error, exhausted=exhausted))
+            drive(flow, state.inside(self._now))
 
         def abandoned(inner: Any) -> None:
             self._dispatcher.defer(inner.close)

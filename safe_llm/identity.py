@@ -145,6 +145,11 @@ def current() -> Claim:
     return _context.get()
 
 
+def add(claim: Claim) -> None:
+    """Lay a claim over what the context says, for as long as the context lasts or `identify` puts it back."""
+    _context.set(claim.over(_context.get()))
+
+
 def claim_of(
     identity: Identity | None = None,
     *,

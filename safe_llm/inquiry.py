@@ -11,36 +11,61 @@ from .effects import Flow, compute, emit, peek
 from .errors import DeniedError
 from .guard import Guard
 from .identity import Claim
-from .limits import SLICES, Window
+from .limits import SLICES, PlacedLimit, Window
 from .types import Alert, Call, Charge, LimitStatus, Quote, Refusal, Reservation, SwitchEvent, Tally, Usage, usd
 
 
 def usage(
-    guard: Guard, claim: Claim, *, plan: str | None = None, model: str | None = None, prompt: str | None = None
+    guard: Guard,
+    claim: Claim,
+    *,
+    plan: str | None = None,
+    model: str | None = None,
+    prompt: str | None = None,
+    exact: bool = True,
 ) -> Flow[list[LimitStatus]]:
-    """How each limit stands that a call of this caller would meet, in the policy's order."""
+    """How each limit stands that a call of this caller would meet, in the policy's order.
+
+    Not exact, a sliding limit tells the latest moment at which it may be free again, which costs a sixtieth.
+    """
     claim = yield from guard.proved(claim)
     identity = claim._replace(plan=plan or claim.plan)
     name = yield from guard.plan_of(identity)
     values = accounting.values_of(identity, plan=name, model=model, prompt_hash=prompt)
     now = guard.clock.time()
-    found: list[LimitStatus] = []
+    spans: list[tuple[PlacedLimit, Window | None, list[Charge]]] = []
     for placed in guard.policy.rules(name, identity.feature).limits:
-        limit = placed.limit
-        window = None if limit.window is None else guard.policy.calendar.window(limit.window, now)
+        unit = placed.limit.window
+        window = None if unit is None else guard.policy.calendar.window(unit, now)
         charge = placed.charge(0, values, window, now)
-        tally, resets_at = yield from _stands(charge, window)
-        found.append(
-            LimitStatus(
-                limit=limit.text,
-                scope=placed.scope(values),
-                used=limit.shown(tally.used),
-                held=limit.shown(tally.held),
-                remaining=limit.shown(max(limit.amount - tally.used - tally.held, 0)),
-                resets_at=resets_at,
-            )
-        )
-    return found
+        looks_ahead = exact and window is not None and window.kind == "sliding"
+        spans.append((placed, window, [charge, *_later(charge)] if looks_ahead else [charge]))
+    # One look at the store, however many limits there are.
+    tallies = iter((yield from peek([charge for *_, charges in spans for charge in charges], local=True)))
+    return [_status(placed, values, window, [(c, next(tallies)) for c in charges]) for placed, window, charges in spans]
+
+
+def _status(
+    placed: PlacedLimit,
+    values: Mapping[str, str | None],
+    window: Window | None,
+    tallied: list[tuple[Charge, Tally]],
+) -> LimitStatus:
+    """How one limit stands, of its tally now and, where its window slides, at each of the next slices."""
+    limit, (charge, tally) = placed.limit, tallied[0]
+    ends: float | None = None
+    if window is not None:
+        size = (charge.end - charge.start) // SLICES
+        free = next((c.end for c, t in tallied if t.used + t.held == 0), charge.end + SLICES * size)
+        ends = window.end if window.kind == "fixed" else free - size
+    return LimitStatus(
+        limit=limit.text,
+        scope=placed.scope(values),
+        used=limit.shown(tally.used),
+        held=limit.shown(tally.held),
+        remaining=limit.shown(max(limit.amount - tally.used - tally.held, 0)),
+        resets_at=None if ends is None else datetime.fromtimestamp(ends, UTC),
+    )
 
 
 def allows(guard: Guard, claim: Claim, *, plan: str | None = None, model: str | None = None) -> Flow[bool]:
@@ -54,24 +79,11 @@ def allows(guard: Guard, claim: Claim, *, plan: str | None = None, model: str | 
     return found.allows_feature(claim.feature) and (model is None or found.allows_model(model))
 
 
-def _stands(charge: Charge, window: Window | None) -> Flow[tuple[Tally, datetime | None]]:
-    """The tally of a charge, and when the whole limit is free again."""
-    if window is None or window.kind == "fixed":
-        tally = (yield from peek([charge], local=True))[0]
-        return tally, None if window is None else datetime.fromtimestamp(window.end, UTC)
-    later = _later(charge)
-    tallies = yield from peek([charge, *later], local=True)
-    free = next((c.end for c, t in zip([charge, *later], tallies, strict=True) if t.used + t.held == 0), later[-1].end)
-    size = (charge.end - charge.start) // SLICES
-    return tallies[0], datetime.fromtimestamp(free - size, UTC)
-
-
 def _later(charge: Charge) -> list[Charge]:
     """The same sliding charge at each of the next slices, until nothing of today's window is left."""
     size = (charge.end - charge.start) // SLICES
-    return [
-        charge._replace(start=charge.start + size * step, end=charge.end + size * step) for step in range(1, SLICES + 1)
-    ]
+    key, amount, limit, kind, start, end = charge
+    return [Charge(key, amount, limit, kind, start + size * step, end + size * step) for step in range(1, SLICES + 1)]
 
 
 def quote(guard: Guard, call: Call) -> Flow[Quote]:

@@ -382,6 +382,22 @@ async def test_each_limit_says_when_the_whole_of_it_is_free_again(make: Make, cl
     assert [status.used for status in (await usage(client, user_id="u1")).values()] == [0, 0, 1, 1, 1, 0]
 
 
+async def test_what_is_told_quickly_is_never_too_early_and_at_most_a_window_late(make: Make, clock: FakeClock) -> None:
+    client = make("5 requests/minute", "50 requests/hour", "500 requests/day", "2 concurrent")
+    for passed in (0, 20, 30, 11, 3_600):
+        await chat(client, user_id="u1")
+        clock.advance(passed)
+        exact = list((await usage(client, user_id="u1")).values())
+        quick = list((await usage(client, user_id="u1", exact=False)).values())
+        stands = [[(one.limit, one.used, one.held, one.remaining) for one in told] for told in (exact, quick)]
+        assert stands[0] == stands[1]
+        for one, other, most in zip(exact, quick, (61, 3_660, 0, None), strict=True):
+            if most is None:
+                assert one.resets_at is other.resets_at is None
+            else:
+                assert one.resets_at <= other.resets_at <= one.resets_at + timedelta(seconds=most)
+
+
 async def test_usage_is_of_the_client_s_and_the_context_s_caller_and_else_of_anonymous(make: Make) -> None:
     client = make("9 requests/day")
     for caller, calls in (("anonymous", 1), ("u1", 2), ("u2", 3)):

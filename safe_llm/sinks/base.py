@@ -122,7 +122,7 @@ class Dispatcher:
         self._room = room
         self._outlets = [_outlet(sink) for sink in sinks]
         self._deferred = Worker("safe_llm deferred")
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # the garbage collector may emit in the middle of it
         self.before_close: Callable[[float], object] | None = None
         """Called by `close`, and so by a normal exit, with the seconds that it may take. What it emits is delivered."""
         _dispatchers.add(self)
@@ -258,7 +258,7 @@ class Dispatcher:
         return [self._deferred, *(outlet.worker for outlet in self._outlets if outlet.worker)]
 
     def _renew(self) -> None:
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # the garbage collector may emit in the middle of it
         for outlet in self._outlets:
             outlet.waiting.clear()
         for worker in self._workers():

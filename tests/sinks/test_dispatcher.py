@@ -731,3 +731,16 @@ for number in range(3000):
     subprocess.run([sys.executable, "-c", script, *map(str, paths)], capture_output=True, timeout=60, check=False)
     for path in paths:
         assert [row["record_id"] for row in read(path)] == [str(number) for number in range(3000)]
+
+
+def test_an_event_in_the_middle_of_counting_does_not_lock_the_thread() -> None:
+    """The garbage collector may end a stream anywhere in a thread, and so emit its record there."""
+    script = """
+        from safe_llm.testing import RecordingSink
+        sink = RecordingSink()
+        dispatcher = Dispatcher([sink])
+        with dispatcher._counting, sink._lock:
+            dispatcher.emit("event")
+        print(dispatcher.stats()[0].delivered, len(sink.events))
+    """
+    assert run(script) == "1 1\n"
