@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from ..limits import PlacedLimit
 from ..policy import CheckRules, Policy, Rules
@@ -150,7 +150,7 @@ def _checks(checks: CheckRules) -> Iterator[str]:
         yield "A check that fails lets the call pass."
 
 
-CHECKS = tuple(name for name in CheckRules.model_fields if name not in ("allowed_hosts", "on_error"))
+CHECKS = tuple(name for name, field in CheckRules.model_fields.items() if "off" in get_args(field.annotation))
 """The built-in checks that a policy turns on and off."""
 
 
