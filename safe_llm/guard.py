@@ -21,6 +21,7 @@ from pydantic_core import to_json
 
 from . import accounting, background, counting, reserving, settling
 from .accounting import Amounts
+from .anomalies import Volumes
 from .effects import Flow, complete, emit, find_plan, inspect, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
@@ -76,6 +77,7 @@ class Guard:
         self._hash_key = hash_key if len(hash_key) <= 64 else hashlib.blake2b(hash_key).digest()
         # Claims that are known to have been made; it saves asking the store again at each call above a threshold.
         self.told: set[str] = set()
+        self.volumes = Volumes()
 
     def now(self) -> datetime:
         """The moment, in UTC."""
@@ -135,6 +137,8 @@ class Guard:
             if self.policy.mode == "enforce":
                 denial.record = settling.record(self, admission, None, Usage(), "none", 0)
                 yield from emit(denial.record)
+                with suppress(StoreUnavailableError):
+                    yield from settling.notice(self, admission)
                 raise
         except GeneratorExit:
             raise
@@ -162,6 +166,11 @@ class Guard:
         """Settle, record and alert: the end of every call that was sent. Once per call."""
         if admission.corrects is not None:
             return (yield from background.correct(self, admission, outcome))
+        yield from self._account(admission, outcome)
+        with suppress(StoreUnavailableError):  # whoever found that out has told of it
+            yield from settling.notice(self, admission)
+
+    def _account(self, admission: Admission, outcome: Outcome) -> Flow[None]:
         usage, source = yield from settling.used(self, admission, outcome)
         cost = settling.cost(self, admission, outcome, usage, source)
         record = settling.record(self, admission, outcome, usage, source, cost)
@@ -179,7 +188,7 @@ class Guard:
         actual = [amounts.of(placed.limit.metric) for placed, _ in admission.made]
         yield from settle(admission.reservation, [*[0] * len(admission.gate), *actual])
         yield from emit(record)
-        with suppress(StoreUnavailableError):  # whoever found that out has told of it
+        with suppress(StoreUnavailableError):
             yield from settling.tell(self, admission.made, accounting.dimensions(admission), actual)
 
     # Deciding, step by step -------------------------------------------------------------------------------------------
