@@ -10,6 +10,7 @@ from rich.console import Console
 
 from .demo import PLANS, POLICY, STEPS
 from .stage import Stage, dollars, play, worst_case
+from .usage import usage
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -17,7 +18,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 @app.callback()
 def commands() -> None:
     """Guard, budget and record every LLM call."""
-    # Without a callback, typer would make the only command the whole program and drop its name.
+
+
+app.command()(usage)
 
 
 @app.command()
