@@ -216,6 +216,7 @@ class _Desk:
             "attempts": 0,
             "prompt_hash": f"{rng.getrandbits(256):064x}",
             "input_tokens_estimated": estimated,
+            "output_tokens_estimated": feature.cap or 0,
             "input_tokens": 0,
             "cached_input_tokens": 0,
             "output_tokens": 0,
@@ -229,6 +230,8 @@ class _Desk:
             "trimmed_messages": 0,
             "latency_ms": round(rng.uniform(0.2, 0.9), 3),
             "first_token_ms": None,
+            "reserved_ms": round(rng.uniform(0.1, 0.2), 3),
+            "steps": None,
             "findings": [],
             "policy_version": "traffic",
             "degraded": False,
@@ -236,6 +239,8 @@ class _Desk:
         denial = self._denial(call, model, cost)
         if denial:
             record["outcome"], record["denial"] = "denied", denial
+            if denial["limit"] is None:
+                record["reserved_ms"] = None
         else:
             self._send(record, call, model, given)
         return record

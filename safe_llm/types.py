@@ -197,6 +197,8 @@ class UsageRecord(BaseModel):
     """Keyed BLAKE2b of the prompt under the client's hash key, in hex."""
     input_tokens_estimated: int = 0
     """What was reserved for the input: never below the real count, often above it."""
+    output_tokens_estimated: int = 0
+    """What was reserved for the output: its cap, times the answers."""
     input_tokens: int = 0
     """Includes `cached_input_tokens`."""
     cached_input_tokens: int = 0
@@ -217,6 +219,11 @@ class UsageRecord(BaseModel):
     """Messages left out of the history; in shadow mode, those that would have been."""
     latency_ms: float = 0.0
     first_token_ms: float | None = None
+    reserved_ms: float | None = None
+    """When room was asked for in the limits, after the beginning. None for what was decided without them."""
+    steps: tuple[int, int] | None = None
+    """Where asking for room, and the end, stand among those of all calls of the process: what came first where times
+    are the same."""
     findings: tuple[Finding, ...] = ()
     policy_version: str = ""
     degraded: bool = False
@@ -424,6 +431,10 @@ class Admission:
     made: list[tuple[PlacedLimit, Charge]] = field(default_factory=list)
     """The limits that were charged, and how."""
     reservation: Reservation | None = None
+    asked: float | None = None
+    """UTC epoch seconds at which room was asked for: what decides about the windows."""
+    step: int = 0
+    """Counts up with every time that room is asked for, or a call ends, in this process."""
     degraded: bool = False
     denial: DeniedError | None = None
     """Shadow mode: what would have denied the call."""
