@@ -197,8 +197,6 @@ class UsageRecord(BaseModel):
     """Keyed BLAKE2b of the prompt under the client's hash key, in hex."""
     input_tokens_estimated: int = 0
     """What was reserved for the input: never below the real count, often above it."""
-    output_tokens_estimated: int = 0
-    """What was reserved for the output: its cap, times the answers."""
     input_tokens: int = 0
     """Includes `cached_input_tokens`."""
     cached_input_tokens: int = 0
@@ -219,15 +217,18 @@ class UsageRecord(BaseModel):
     """Messages left out of the history; in shadow mode, those that would have been."""
     latency_ms: float = 0.0
     first_token_ms: float | None = None
+    findings: tuple[Finding, ...] = ()
+    policy_version: str = ""
+    degraded: bool = False
+    """The quota store was away, and the call was counted by a process-local one."""
+    # What it takes to decide about the call once more:
+    output_tokens_estimated: int = 0
+    """What was reserved for the output: its cap, times the answers."""
     reserved_ms: float | None = None
     """When room was asked for in the limits, after the beginning. None for what was decided without them."""
     steps: tuple[int, int] | None = None
     """Where asking for room, and the end, stand among those of all calls of the process: what came first where times
     are the same."""
-    findings: tuple[Finding, ...] = ()
-    policy_version: str = ""
-    degraded: bool = False
-    """The quota store was away, and the call was counted by a process-local one."""
 
 
 class Alert(BaseModel):

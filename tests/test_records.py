@@ -86,8 +86,8 @@ FIELDS = [
 ]
 
 
-def test_a_record_has_the_fields_of_the_contract_and_no_other() -> None:
-    assert list(UsageRecord.model_fields) == FIELDS
+def test_a_record_has_the_fields_of_the_contract_and_those_that_a_replay_needs() -> None:
+    assert list(UsageRecord.model_fields) == [*FIELDS, "output_tokens_estimated", "reserved_ms", "steps"]
 
 
 async def test_each_field_of_a_plain_call(
@@ -106,7 +106,7 @@ async def test_each_field_of_a_plain_call(
 
     assert re.fullmatch("[0-9a-f]{32}", record.record_id)
     assert re.fullmatch("[0-9a-f]{64}", record.prompt_hash or "")
-    assert record.model_dump(exclude={"record_id", "prompt_hash", "price_version"}) == {
+    assert record.model_dump(exclude={"record_id", "prompt_hash", "price_version", "steps"}) == {
         "timestamp": datetime(2027, 1, 15, 8, tzinfo=UTC),
         "user_id": "u1",
         "feature": "search",
@@ -138,6 +138,8 @@ async def test_each_field_of_a_plain_call(
         "findings": (),
         "policy_version": client.guard.policy.version,
         "degraded": False,
+        "output_tokens_estimated": 500,
+        "reserved_ms": 0.0,
     }
 
 
@@ -463,7 +465,7 @@ async def test_money_is_a_decimal_in_memory_and_a_string_in_json_and_never_a_flo
             assert type(getattr(record, name)) is Decimal
             assert type(json.loads(record.model_dump_json())[name]) is str
         floats = {name for name, value in record if isinstance(value, float)}
-        assert floats <= {"latency_ms", "first_token_ms"}
+        assert floats <= {"latency_ms", "first_token_ms", "reserved_ms"}
 
 
 async def test_a_record_cannot_be_changed(make: Make, sink: RecordingSink) -> None:
