@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshal
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from heapq import merge
@@ -122,20 +122,30 @@ def _microseconds(when: datetime) -> int:
     return seconds * 1_000_000 + when.microsecond
 
 
-def in_order(calls: Iterable[Recorded]) -> Iterator[Recorded]:
-    """The calls in the order in which they began, in bounded memory."""
-    batch: list[tuple[Any, ...]] = []
-    with ExitStack() as files:
-        runs: list[Iterator[tuple[Any, ...]]] = []
-        for call in calls:
-            batch.append(tuple(call))  # marshal knows plain tuples
-            if len(batch) >= _RUN:
-                batch.sort()
-                runs.append(_stored(batch, files.enter_context(tempfile.TemporaryFile())))
-                batch = []
-        batch.sort()
-        for values in merge(*runs, batch):
-            yield Recorded._make(values)
+class InOrder:
+    """Calls, put in the order in which they began: add all, then iterate once. Memory is bounded."""
+
+    def __init__(self) -> None:
+        self._batch: list[tuple[Any, ...]] = []
+        self._runs: list[Iterator[tuple[Any, ...]]] = []
+        self._files = ExitStack()
+        self._number = 0
+
+    def add(self, call: Recorded) -> None:
+        self._number += 1
+        self._batch.append(tuple(call))  # marshal knows plain tuples
+        if len(self._batch) >= _RUN:
+            self._batch.sort()
+            self._runs.append(_stored(self._batch, self._files.enter_context(tempfile.TemporaryFile())))  # noqa: SIM115
+            self._batch = []
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[Recorded]:
+        self._batch.sort()
+        with self._files:
+            yield from map(Recorded._make, merge(*self._runs, self._batch))
 
 
 def _stored(batch: list[tuple[Any, ...]], file: IO[bytes]) -> Iterator[tuple[Any, ...]]:

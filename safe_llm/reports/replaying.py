@@ -25,7 +25,7 @@ from .recorded import LIMIT_CODES, PLAN_CODES, Decision, Recorded
 SLACK = 2_000_000
 """Microseconds by which the store may have seen calls in another order than their records tell."""
 _MOST_WAITING = 64
-_LEASE = 3_600.0
+_LEASE = 60.0
 """Seconds, beyond the call's own: the replay settles every call, so that no lease ends by itself."""
 _BY_SIZE = ("tokens", "input_tokens", "money")
 """Metrics of limits that a smaller input may fit in."""
@@ -173,12 +173,13 @@ class Replay:
         return self._verdict(asked, made, answer)
 
     def _counted(self, asked: _Asked) -> _Size:
-        reserved, given = asked.reserved, asked.call.input_used
+        """What would have been reserved for the input as it turned out; fees are as they were."""
+        (bound, output, cost), given = asked.reserved, asked.call.input_used
         rates = self._prices.rates(asked.call.model)
-        cost = None if rates is None else rates.bound(given, reserved.output)
-        if cost is None or reserved.cost is None:
-            return reserved._replace(input=given)
-        return _Size(given, reserved.output, min(cost, reserved.cost))
+        if rates is not None and cost is not None:
+            most, less = rates.bound(bound, output), rates.bound(given, output)
+            cost -= 0 if most is None or less is None else min(most - less, cost)
+        return _Size(given, output, cost)
 
     def _as_recorded(self, asked: _Asked) -> Iterator[Verdict]:
         """Decide as the record says, if some order of the calls around it allows for that; else it waits for more."""

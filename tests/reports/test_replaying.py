@@ -17,7 +17,7 @@ from openai import OpenAIError
 
 from safe_llm import JSONLinesSink, Policy, SafeOpenAI, UsageRecord
 from safe_llm.reports.reading import read
-from safe_llm.reports.recorded import in_order, recorded
+from safe_llm.reports.recorded import InOrder, recorded
 from safe_llm.reports.replaying import Replay, Verdict
 from safe_llm.stores import MemoryQuotaStore
 from safe_llm.testing import FakeClock, FakeOpenAI, RecordingSink, Reply
@@ -46,9 +46,16 @@ PLANS = {"ann": "pro", "ben": "pro", "cleo": "team", "dan": "team"}
 
 
 def replayed(policy: Any, records: Iterable[UsageRecord]) -> list[Verdict]:
-    rows = [json.loads(record.model_dump_json()) for record in records]
-    calls = [recorded(row, number) for number, row in enumerate(rows)]
-    return list(Replay(Policy.of(policy)).run(in_order(call for call in calls if call)))
+    return list(Replay(Policy.of(policy)).run(calls_of(json.loads(record.model_dump_json()) for record in records)))
+
+
+def calls_of(rows: Iterable[dict[str, Any]]) -> InOrder:
+    calls = InOrder()
+    for number, row in enumerate(rows):
+        call = recorded(row, number)
+        assert call is not None
+        calls.add(call)
+    return calls
 
 
 def assert_reproduced(policy: Any, records: Sequence[UsageRecord]) -> None:
@@ -291,8 +298,7 @@ async def test_through_a_file(server: FakeOpenAI, kind: Any, tmp_path: Path) -> 
     server.respond(lambda _: an_answer(chance, 0.02))
     await app.at_once(range(200), 20)
     await app.close()
-    calls = [recorded(row, number) for number, row in enumerate(read([path]))]
-    verdicts = list(Replay(Policy(**POLICY)).run(in_order(call for call in calls if call)))
+    verdicts = list(Replay(Policy(**POLICY)).run(calls_of(read([path]))))
     assert len(verdicts) == 200
     assert [verdict for verdict in verdicts if verdict.denial != verdict.call.denial] == []
 
