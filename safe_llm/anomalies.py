@@ -130,8 +130,10 @@ class _Habits:
 
     def _recall(self, user: str) -> _Habit:
         """A user who has not been seen for a while, or never."""
-        if len(self._recent) >= _USERS:
-            self._older, self._recent = self._recent, {}
+        recent = self._recent
+        if len(recent) >= _USERS:
+            # Two threads that do this at once do the same: neither throws away what the other has kept.
+            self._older, self._recent = recent, {}
         return self._recent.setdefault(user, self._older.get(user) or _Habit())
 
 

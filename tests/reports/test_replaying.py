@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 from openai import OpenAIError
 
+import safe_llm
 from safe_llm import JSONLinesSink, Policy, SafeOpenAI, UsageRecord
 from safe_llm.reports.reading import read
 from safe_llm.reports.recorded import InOrder, recorded
@@ -107,9 +111,10 @@ def an_answer(chance: random.Random, slow: float) -> Reply:
 class App:
     """An application under the policy: a client of one kind, with everything that may become of a call."""
 
-    def __init__(self, kind: Any, server: FakeOpenAI, sinks: Sequence[Any], **options: Any) -> None:
+    def __init__(self, kind: Any, server: FakeOpenAI | str, sinks: Sequence[Any], **options: Any) -> None:
         given = {"policy": POLICY, "plan_for": PLANS, "max_retries": 0, "api_key": "test"}
-        self.client = kind(base_url=server.base_url, sinks=sinks, **{**given, **options})
+        base_url = server if isinstance(server, str) else server.base_url
+        self.client = kind(base_url=base_url, sinks=sinks, **{**given, **options})
         self.is_sync = kind is SafeOpenAI
 
     def call(self, chance: random.Random, **arguments: Any) -> None:
@@ -303,6 +308,39 @@ async def test_through_a_file(server: FakeOpenAI, kind: Any, tmp_path: Path) -> 
     assert [verdict for verdict in verdicts if verdict.denial != verdict.call.denial] == []
 
 
+def test_processes_that_share_a_store_and_a_file(server: FakeOpenAI, tmp_path: Path) -> None:
+    """Their records are put in one order by time alone."""
+    chance, path = random.Random(8), tmp_path / "usage.jsonl"
+    server.respond(lambda _: an_answer(chance, 0.02))
+    environment = {**os.environ, "PYTHONPATH": str(Path(safe_llm.__file__).parents[1])}
+    store = f"sqlite:///{tmp_path / 'quota.db'}"
+    children = [
+        subprocess.Popen([sys.executable, __file__, server.base_url, store, path, str(number)], env=environment)
+        for number in range(3)
+    ]
+    try:
+        assert [child.wait(timeout=90) for child in children] == [0, 0, 0]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait(timeout=10)
+    verdicts = list(Replay(Policy(**POLICY)).run(calls_of(read([path]))))
+    assert len(verdicts) == 3 * 80
+    assert sum(verdict.denial is not None for verdict in verdicts) > 50
+    assert [verdict for verdict in verdicts if verdict.denial != verdict.call.denial] == []
+
+
+def as_child(base_url: str, store: str, path: str, number: str) -> None:
+    """One of the processes."""
+
+    async def run() -> None:
+        app = App(SafeOpenAI, base_url, [JSONLinesSink(path)], quota_store=store)
+        await app.at_once(range(int(number) * 80, int(number) * 80 + 80), 8)
+        await app.close()
+
+    asyncio.run(run())
+
+
 def test_a_record_that_cannot_have_come_about_differs() -> None:
     """Else the test above could not fail: a recorded denial does not make itself true."""
     policy = Policy(plans={"default": {"limits": ["5 requests/day"]}})
@@ -328,3 +366,7 @@ def test_a_record_that_cannot_have_come_about_differs() -> None:
         )
     found = [verdict.call.id for verdict in replayed(policy, rows) if verdict.denial != verdict.call.denial]
     assert found == ["2", "5", "6"]
+
+
+if __name__ == "__main__":
+    as_child(*sys.argv[1:])
