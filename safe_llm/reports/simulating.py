@@ -149,8 +149,8 @@ class Simulation:
     def remarks(self) -> list[str]:
         """What the figures rest on, and what they leave out."""
         said = [
-            "What a policy says about input, output, time, checks and switches is not replayed: a call keeps its size, "
-            "and what such a rule denied stays denied.",
+            "What a policy says about input, output, time, checks, switches and verified identities is not replayed: a "
+            "call keeps its size, and what such a rule denied stays denied.",
             "Counters begin empty at the first record.",
         ]
         if self.newly_admitted:
