@@ -2,8 +2,8 @@
 
 Each call asks for room when it did, for what was reserved for it, and gives back when it ended what it did not use. So
 calls that ran at once run at once again. What a policy says about input, output, time, checks, switches and verified
-identities is not decided anew, for that takes what no record holds; a call that was denied by one of these stays denied.
-A call that was denied and is now let through uses what was reserved for it, and takes no time.
+identities is not decided anew, for that takes what no record holds: a call that was denied by one of these stays
+denied. A call that was denied and is now let through uses what was reserved for it, and takes no time.
 
 Not told from others: a call that was counted by a process alone while the store was away, and a background response,
 which is charged at its estimate, whatever it was corrected to later.
