@@ -20,19 +20,8 @@ ROOT = PACKAGE.parent
 
 FLOORS = (
     {"errors", "types"},
-    {
-        "identity",
-        "limits",
-        "policy",
-        "history",
-        "tokens",
-        "pricing",
-        "metering",
-        "alerts",
-        "checks",
-        "endpoints",
-        "anomalies",
-    },
+    {"identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "checks", "endpoints"}
+    | {"anomalies"},
     {"effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"},
     {"stores", "sinks", "deadline"},
     {
