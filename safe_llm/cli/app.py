@@ -13,6 +13,7 @@ from .doctor import doctor
 from .limits import limits
 from .policy import policy
 from .retention import records
+from .simulate import simulate
 from .stage import Stage, dollars, play, worst_case
 from .switch import switch
 from .usage import usage
@@ -31,6 +32,7 @@ def commands() -> None:
 
 
 app.command()(usage)
+app.command()(simulate)
 app.command()(limits)
 app.command()(doctor)
 app.add_typer(switch, name="switch")
