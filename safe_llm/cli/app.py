@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from .demo import PLANS, POLICY, STEPS
+from .report import report
 from .stage import Stage, dollars, play, worst_case
 from .usage import usage
 
@@ -21,6 +22,7 @@ def commands() -> None:
 
 
 app.command()(usage)
+app.command()(report)
 
 
 @app.command()
