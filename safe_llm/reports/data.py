@@ -79,7 +79,7 @@ def embedded(overview: Overview, steering: Steering) -> dict[str, Any]:
         ],
         "users": [label(user) for user in users],
         "rows": [
-            [user_at[user], places[place], row.calls, row.denied, row.tokens, _scaled(row.cost, digits)]
+            [user_at[user], places[place], row.calls, row.denied, row.tokens, row.unpriced, _scaled(row.cost, digits)]
             for user, place, row in rows
         ],
         "rules": [[label(rule), rule is OTHERS] for rule in rules],

@@ -10,7 +10,7 @@ from statistics import median
 from .overview import Overview, largest
 from .sums import Times
 from .usage import OTHERS, Name
-from .words import compact, day, days_between, duration, label, money, number, percent, times
+from .words import compact, counted, day, days_between, duration, label, money, number, percent, spent, times
 
 Sentence = tuple[str, ...]
 """Plain and emphasized text by turns, beginning with plain."""
@@ -37,11 +37,11 @@ def insights(overview: Overview) -> dict[str, list[Sentence]]:
 
 def _spend(overview: Overview) -> Iterator[Sentence]:
     sums, span = overview.sums, sorted(place.when for place in overview.cells)
-    spent = money(sums.cost)
+    money_spent = spent(sums.cost, sums.unpriced) if sums.cost or not sums.unpriced else "An unknown amount"
     if overview.unit == "day" and (days := days_between(span[0], span[-1])) > 1:
-        yield "", spent, " was spent in ", f"{days} days", f", {money(sums.cost / days)} a day."
+        yield "", money_spent, " was spent in ", f"{days} days", f", {money(sums.cost / days)} a day."
     else:
-        yield "", spent, " was spent on ", number(sums.calls), " calls."
+        yield "", money_spent, " was spent on ", counted(sums.calls, "call"), "."
 
 
 def _trend(overview: Overview) -> Iterator[Sentence]:
@@ -110,7 +110,7 @@ def _bursts(overview: Overview) -> Iterator[Sentence]:
         yield (
             "",
             label(user),
-            f" made {number(most)} calls on {day(busiest)}, ",
+            f" made {counted(most, 'call')} on {day(busiest)}, ",
             f"{times(ratio)} times",
             " as many as on a usual day.",
         )
@@ -126,7 +126,9 @@ def _users(overview: Overview) -> Iterator[Sentence]:
         who = "one user" if top == 1 else f"{number(top)} users"
         yield "The top ", "1 %", f" of {_people(overview, totals)} ({who}) spent ", share, " of the money."
     elif len(costs) >= 2 and whole:
-        yield "One of ", _people(overview, totals), " spent ", percent(costs[0], whole), " of the money."
+        first = max((user for user in totals if user is not OTHERS), key=lambda user: totals[user].cost)
+        share = percent(costs[0], whole)
+        yield "", label(first), " spent ", share, f" of the money, the most of {_people(overview, totals)}."
 
 
 def _people(overview: Overview, totals: Mapping[Name, object]) -> str:
@@ -137,16 +139,10 @@ def _people(overview: Overview, totals: Mapping[Name, object]) -> str:
 def _tokens(overview: Overview) -> Iterator[Sentence]:
     sums = overview.sums
     if sums.input_tokens:
+        read, written = compact(sums.input_tokens), compact(sums.output_tokens)
         cached = percent(sums.cached_input_tokens, sums.input_tokens)
-        yield (
-            "",
-            compact(sums.input_tokens),
-            " tokens were read, ",
-            cached,
-            " of them from the provider's cache, and ",
-            compact(sums.output_tokens),
-            " were written.",
-        )
+        some = (" tokens were read, ", cached, " of them from the provider's cache, and ")
+        yield "", read, *(some if sums.cached_input_tokens else (" tokens were read and ",)), written, " were written."
 
 
 def _speed(overview: Overview) -> Iterator[Sentence]:
@@ -184,12 +180,7 @@ def _denials(overview: Overview) -> Iterator[Sentence]:
                 if is_real is real:
                     rules[rule] += number_of
             often = rules.most_common(1)
-            rest = f"{what}." if not often else f"{what}, most often by "
-            yield (
-                "",
-                percent(count, sums.calls),
-                " of all calls" + rest,
-                *((label(often[0][0]), ".") if often else ()),
-            )
+            by = (f"{what}, most often by ", label(often[0][0]), ".") if often else (f"{what}.",)
+            yield "", percent(count, sums.calls), f" of all calls{by[0]}", *by[1:]
     if not sums.denied and not sums.would_be_denied:
         yield ("No call was denied.",)

@@ -61,16 +61,17 @@ def _together(mine: Times | None, theirs: Times | None) -> Times | None:
 class Row:
     """One user's calls in one place. There are many, so it is small."""
 
-    __slots__ = ("calls", "cost", "denied", "tokens")
+    __slots__ = ("calls", "cost", "denied", "tokens", "unpriced")
 
     def __init__(self) -> None:
-        self.calls = self.tokens = self.denied = 0
+        self.calls = self.tokens = self.denied = self.unpriced = 0
         self.cost = NOTHING
 
     def merge(self, other: Row) -> None:
         self.calls += other.calls
         self.tokens += other.tokens
         self.denied += other.denied
+        self.unpriced += other.unpriced
         self.cost = EXACT.add(self.cost, other.cost)
 
 
@@ -131,6 +132,8 @@ class Overview:
         row.tokens += call.input_tokens + call.output_tokens
         if call.cost:
             row.cost = EXACT.add(row.cost, call.cost)
+        elif call.cost is None and call.sent:
+            row.unpriced += 1
         if not call.sent:
             row.denied += 1
         if call.rule is not None:

@@ -19,7 +19,7 @@ from .sheets import sheets
 from .steering import KINDS, Steering
 from .sums import Times
 from .unknowns import unknowns
-from .words import compact, day, duration, exact, label, money, number, percent
+from .words import compact, counted, day, duration, exact, label, money, number, percent, spent
 
 _MOST_NAMES, _MOST_CELLS = 24, 10_000
 _SCRIPTS = ("figures.js", "sheets.js", "charts.js", "page.js")
@@ -95,13 +95,13 @@ def _figures(overview: Overview) -> list[tuple[str, str, str, str, str]]:
     whole = overview.by(lambda place: None).get(None)
     latency, first = (whole.latency, whole.first_token) if whole else (None, None)
     sent = sums.calls - sums.denied
-    unknown = f"and {number(sums.unpriced)} calls of unknown price" if sums.unpriced else f"${exact(sums.cost)}"
+    unknown = f"and {counted(sums.unpriced, 'call')} of unknown price" if sums.unpriced else f"${exact(sums.cost)}"
     return [
-        ("spend", "Spend", money(sums.cost), exact(sums.cost), unknown),
+        ("spend", "Spend", spent(sums.cost, sums.unpriced), exact(sums.cost), unknown),
         ("calls", "Calls", compact(sums.calls), str(sums.calls), number(sums.calls)),
         ("tokens", "Tokens", compact(sums.total_tokens), str(sums.total_tokens), number(sums.total_tokens)),
-        ("denied", "Denied", percent(sums.denied, sums.calls), str(sums.denied), f"{number(sums.denied)} calls"),
-        ("failed", "Failed", percent(sums.failed, sent), str(sums.failed), f"{number(sums.failed)} calls"),
+        ("denied", "Denied", percent(sums.denied, sums.calls), str(sums.denied), counted(sums.denied, "call")),
+        ("failed", "Failed", percent(sums.failed, sent), str(sums.failed), counted(sums.failed, "call")),
         ("speed", "Answer, median", _median(latency), "", f"first token {_median(first)}"),
     ]
 
@@ -115,9 +115,9 @@ def _subtitle(overview: Overview) -> str:
         return "No records"
     whens = sorted({place.when for place in overview.cells})
     first, last = day(whens[0]), day(whens[-1])
-    users = f"{'more than ' if overview.merged_users else ''}{number(len(overview.users()))} users"
+    users = ("more than " if overview.merged_users else "") + counted(len(overview.users()), "user")
     span = first if first == last else f"{first} to {last}"
-    return f"{span} · {number(overview.sums.calls)} calls · {users} · days in {overview.calendar.timezone}"
+    return f"{span} · {counted(overview.sums.calls, 'call')} · {users} · days in {overview.calendar.timezone}"
 
 
 def _choices(overview: Overview) -> dict[str, list[tuple[int, str]]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .overview import Cell, Overview, largest
 from .sums import Sums, Times, total
 from .usage import OTHERS, Name
-from .words import compact, day, duration, exact, label, money, number, percent
+from .words import compact, day, duration, exact, label, number, percent, spent
 
 ROWS = 10
 """Of a ranking; what is left is one more row."""
@@ -71,7 +71,7 @@ def spend(overview: Overview) -> Sheet:
 
     def costs(*whens: str) -> list[Value]:
         cells = [[found[when, name].sums for when in whens if (when, name) in found] for name in columns]
-        return [_usd(total(sums).cost) for sums in ([sum_ for inside in cells for sum_ in inside], *cells)]
+        return [_usd(total(sums)) for sums in ([sums for inside in cells for sums in inside], *cells)]
 
     rows = [[Value(day(when)), *costs(when)] for when in whens]
     headings = [overview.unit.capitalize(), "All", *map(label, columns)]
@@ -86,7 +86,7 @@ def _ranking(overview: Overview, field: str) -> Sheet:
 def users(overview: Overview) -> Sheet:
     """The dearest users."""
     parts = {
-        name: Sums(calls=row.calls, denied=row.denied, cost=row.cost, input_tokens=row.tokens)
+        name: Sums(row.calls, row.denied, input_tokens=row.tokens, cost=row.cost, unpriced=row.unpriced)
         for name, row in overview.users().items()
     }
     return _ranked("user", "Users who spent most", parts)
@@ -109,7 +109,7 @@ def _figures(name: str, sums: Sums, whole: Sums, most: Decimal) -> list[Value]:
     bar = float(sums.cost / most) * 100 if most else 0.0
     return [
         Value(name),
-        Value(money(sums.cost), exact(sums.cost), round(bar, 1)),
+        Value(spent(sums.cost, sums.unpriced), exact(sums.cost), round(bar, 1)),
         Value(percent(sums.cost, whole.cost)),
         Value(number(sums.calls)),
         Value(number(sums.denied)),
@@ -117,8 +117,8 @@ def _figures(name: str, sums: Sums, whole: Sums, most: Decimal) -> list[Value]:
     ]
 
 
-def _usd(amount: Decimal) -> Value:
-    return Value(money(amount), exact(amount))
+def _usd(sums: Sums) -> Value:
+    return Value(spent(sums.cost, sums.unpriced), exact(sums.cost))
 
 
 # Over time ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .insights import Sentence
 from .overview import Overview
 from .sums import ERROR_PERCENT
-from .words import money, number
+from .words import counted, money, number
 
 _PERCENTILES = (
     f"Percentiles are within {ERROR_PERCENT} % of a time that was measured, and leave out calls that were denied. "
@@ -20,21 +20,17 @@ def unknowns(overview: Overview, skipped: int) -> Iterator[Sentence]:
     sums, wrong = overview.sums, skipped + overview.unreadable
     if sums.unpriced:
         they = ": it is in no sum of money" if sums.unpriced == 1 else ": they are in no sum of money"
-        yield "The price of ", _counted(sums.unpriced, "call"), f" is not known{they}. More was spent than is shown."
+        yield "The price of ", counted(sums.unpriced, "call"), f" is not known{they}. More was spent than is shown."
     if sums.estimated:
         told = " was not told by the provider, after a time-out for example. It was estimated, and "
         rests = " of the spend rests on that."
-        yield "The usage of ", _counted(sums.estimated, "call"), told, money(sums.cost_estimated), rests
+        yield "The usage of ", counted(sums.estimated, "call"), told, money(sums.cost_estimated), rests
     if wrong:
-        yield "", _counted(wrong, "line"), " of the files could not be read as records. No figure has them."
+        yield "", counted(wrong, "line"), " of the files could not be read as records. No figure has them."
     if overview.degraded:
-        counted = " had limits counted by one process alone, because the quota store was away."
-        yield "", _counted(overview.degraded, "call"), counted
+        alone = " had limits counted by one process alone, because the quota store was away."
+        yield "", counted(overview.degraded, "call"), alone
     if overview.merged_users:
         merged = " times the smallest were merged. Sums of all calls are exact; those of small users may be too low."
         yield "There were too many users to keep apart: ", number(overview.merged_users), merged
     yield (_PERCENTILES,)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{number(count)} {what}{'' if count == 1 else 's'}"

@@ -48,6 +48,13 @@ def money(amount: Decimal) -> str:
     return f"${rounded:,f}"
 
 
+def spent(amount: Decimal, unpriced: int) -> str:
+    """What calls cost, of which `unpriced` have no known price: then it was more, and nobody knows how much."""
+    if not unpriced:
+        return money(amount)
+    return f"≥ {money(amount)}" if amount else "unknown"
+
+
 EXACT_ENOUGH = EXACT.copy()
 """For what is shown: it rounds."""
 EXACT_ENOUGH.clear_traps()
@@ -91,6 +98,11 @@ def times(ratio: float) -> str:
 
 def number(count: int) -> str:
     return f"{count:,}"
+
+
+def counted(count: int, what: str) -> str:
+    """``1 call``, ``2,500 calls``."""
+    return f"{number(count)} {what}{'' if count == 1 else 's'}"
 
 
 def day(when: str) -> str:

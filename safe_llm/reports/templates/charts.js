@@ -26,7 +26,7 @@ function layout(extra) {
     showlegend: false,
     bargap: 0.25,
     barmode: "stack",
-    xaxis: { ...axis, type: "date", showgrid: false, nticks: window.innerWidth < 600 ? 5 : 10, ...timeFormat() },
+    xaxis: { ...axis, type: "date", showgrid: false, showspikes: false, nticks: window.innerWidth < 600 ? 5 : 10, ...timeFormat() },
     yaxis: { ...axis, rangemode: "tozero", nticks: 5, ...yaxis },
     ...rest,
   };
@@ -91,7 +91,7 @@ function spendChart(chosen) {
   ]);
   const dearest = columns.length ? `, most of it by ${name(columns.reduce((a, b) => (whole.get(b).cost > whole.get(a).cost ? b : a)))}` : "";
   const words = `Spend over time, by feature: ${money(total(chosen.cells).cost)} in all${dearest}. The table below has the same figures.`;
-  return draw("spend", [...traces, ...marks], { height: 340, yaxis: { tickprefix: "$" } }, words);
+  return draw("spend", [...traces, ...marks], { height: 340, yaxis: { tickprefix: "$", exponentformat: "none", separatethousands: true } }, words);
 }
 
 function dollars(cost) {
@@ -140,7 +140,7 @@ function tokensChart(chosen) {
   });
   legend("tokens", kinds.map(([name, series, of]) => [name, colour(series), compact(of(whole))]));
   const words = `Tokens over time: ${compact(whole.input)} read and ${compact(whole.output)} written. The table below has the same figures.`;
-  return draw("tokens", traces, {}, words);
+  return draw("tokens", traces, { yaxis: { exponentformat: "B" } }, words);
 }
 
 function speedChart(chosen, kind, title) {
@@ -181,17 +181,13 @@ function denialsChart(chosen) {
   }
   const columns = [...shown.keys(), ...(ordered.length > shown.length ? [-1] : [])];
   const name = (number) => (number < 0 ? OTHERS : DATA.rules[shown[number]][0]);
-  const traces = columns.map((number) => {
-    const counts = chosen.whens.map((when) => found.get(when + "/" + number) || 0);
-    return bars(name(number), swatch(number), chosen.whens, counts, counts.map(number_));
+  const traces = columns.map((column) => {
+    const counts = chosen.whens.map((when) => found.get(when + "/" + column) || 0);
+    return bars(name(column), swatch(column), chosen.whens, counts, counts.map((count) => number(count)));
   });
   legend("denials", columns.map((number) => [name(number), swatch(number)]));
   const words = ordered.length ? `Denials over time, most often by ${ordered[0].name}. The table beside it has the figures by rule.` : "No call was denied.";
-  return draw("denials", traces, { height: 260 }, words);
-}
-
-function number_(count) {
-  return number(count);
+  return draw("denials", traces, { height: 260, yaxis: { exponentformat: "none", separatethousands: true } }, words);
 }
 
 function drawCharts(chosen) {

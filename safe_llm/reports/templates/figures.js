@@ -23,10 +23,10 @@ const CELLS = DATA.cells.map((cell) => ({
   latency: cell[12],
   first_token: cell[13],
 }));
-const ROWS = DATA.rows.map(([user, place, calls, denied, tokens, cost]) => ({
+const ROWS = DATA.rows.map(([user, place, calls, denied, tokens, unpriced, cost]) => ({
   user,
   place,
-  sums: { ...zero(), calls, denied, input: tokens, cost: BigInt(cost) },
+  sums: { ...zero(), calls, denied, input: tokens, unpriced, cost: BigInt(cost) },
 }));
 const DENIALS = DATA.denials.map(([rule, real, place, count]) => ({ rule, real, place, count }));
 
@@ -102,6 +102,10 @@ function number(count) {
   return count.toLocaleString("en-US");
 }
 
+function counted(calls) {
+  return number(calls) + (calls === 1 ? " call" : " calls");
+}
+
 function exact(cost) {
   const digits = cost.toString().padStart(DATA.places + 1, "0");
   const point = digits.length - DATA.places;
@@ -116,6 +120,12 @@ function money(cost) {
   const cents = (scaled * 2n + one) / (one * 2n);
   const digits = cents.toString().padStart(places + 1, "0");
   return "$" + BigInt(digits.slice(0, -places)).toLocaleString("en-US") + "." + digits.slice(-places);
+}
+
+/** What calls cost; more than that where the price of some is not known. */
+function spent(sums) {
+  if (!sums.unpriced) return money(sums.cost);
+  return sums.cost ? "≥ " + money(sums.cost) : "unknown";
 }
 
 function percentage(part, whole) {

@@ -13,11 +13,11 @@ function fillFigures(chosen) {
   const median = (kind) => duration(percentile(histogram(chosen.cells, kind), 50));
   const tokens = sums.input + sums.output;
   const figures = {
-    spend: [money(sums.cost), exact(sums.cost), sums.unpriced ? `and ${number(sums.unpriced)} calls of unknown price` : `$${exact(sums.cost)}`],
+    spend: [spent(sums), exact(sums.cost), sums.unpriced ? `and ${counted(sums.unpriced)} of unknown price` : `$${exact(sums.cost)}`],
     calls: [compact(sums.calls), sums.calls, number(sums.calls)],
     tokens: [compact(tokens), tokens, number(tokens)],
-    denied: [percentage(sums.denied, sums.calls), sums.denied, `${number(sums.denied)} calls`],
-    failed: [percentage(sums.failed, sums.calls - sums.denied), sums.failed, `${number(sums.failed)} calls`],
+    denied: [percentage(sums.denied, sums.calls), sums.denied, counted(sums.denied)],
+    failed: [percentage(sums.failed, sums.calls - sums.denied), sums.failed, counted(sums.failed)],
     speed: [median("latency"), "", `first token ${median("first_token")}`],
   };
   for (const [id, [text, value, rest]] of Object.entries(figures)) {

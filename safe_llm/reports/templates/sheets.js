@@ -8,8 +8,8 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-function usd(cost, bar) {
-  return { text: money(cost), exact: exact(cost), bar };
+function usd(sums, bar) {
+  return { text: spent(sums), exact: exact(sums.cost), bar };
 }
 
 function plain(text, bar) {
@@ -21,13 +21,13 @@ function spendSheet(chosen) {
   const found = grouped(chosen.cells, (cell) => cell.when + "/" + column(cell.feature));
   const costs = (sums) => {
     const inside = columns.map((name) => sums(name));
-    return [usd(inside.reduce((sum, cost) => sum + cost, 0n)), ...inside.map((cost) => usd(cost))];
+    return [usd(inside.reduce(add, zero())), ...inside.map((part) => usd(part))];
   };
   const whens = [...new Set(chosen.cells.map((cell) => cell.when))].sort((a, b) => a - b);
-  const at = (when, name) => (found.get(when + "/" + name) || zero()).cost;
+  const at = (when, name) => found.get(when + "/" + name) || zero();
   return {
     rows: whens.map((when) => [plain(day(DATA.whens[when])), ...costs((name) => at(when, name))]),
-    foot: costs((name) => whens.reduce((sum, when) => sum + at(when, name), 0n)),
+    foot: costs((name) => whens.reduce((sum, when) => add(sum, at(when, name)), zero())),
   };
 }
 
@@ -47,7 +47,7 @@ function ranked(parts, whole) {
   const named = parts.filter((part) => !part.others).sort(order);
   const most = named.length ? named[0].sums.cost : 0n;
   const figures = (sums, bar) => [
-    usd(sums.cost, bar),
+    usd(sums, bar),
     plain(percentage(sums.cost, whole.cost)),
     plain(number(sums.calls)),
     plain(number(sums.denied)),
@@ -72,7 +72,7 @@ function rankingSheet(chosen, field) {
 function usersSheet(chosen) {
   const parts = [...grouped(chosen.rows, (row) => row.user)].map(([user, sums]) => ({ name: DATA.users[user], sums }));
   const whole = total(chosen.cells);
-  const all = { ...zero(), calls: whole.calls, denied: whole.denied, input: whole.input + whole.output, cost: whole.cost };
+  const all = { ...zero(), ...whole, failed: 0, input: whole.input + whole.output, cached: 0, output: 0 };
   const known = total(parts);
   const rest = zero();
   for (const name in rest) rest[name] = all[name] - known[name];
