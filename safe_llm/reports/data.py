@@ -8,13 +8,13 @@ from decimal import Decimal
 from heapq import nlargest
 from typing import Any
 
-from .facts import EXACT
+from .facts import EXACT, days_between
 from .overview import Overview, Place
 from .sheets import SERIES, series
 from .steering import Steering
 from .sums import Sums, Times
 from .usage import OTHERS, Name
-from .words import days_between, label
+from .words import label
 
 _MOST_ROWS, _LEADERS, _FOREMOST = 40_000, 10, 25
 _MOST_WHENS = 1_500

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from statistics import median
 
+from .facts import days_between
 from .overview import Overview, largest
 from .sums import Times
 from .usage import OTHERS, Name
-from .words import compact, counted, day, days_between, duration, label, money, number, percent, spent, times
+from .words import compact, counted, day, duration, label, money, number, percent, spent, times
 
 Sentence = tuple[str, ...]
 """Plain and emphasized text by turns, beginning with plain."""

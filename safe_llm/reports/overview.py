@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from .facts import EXACT, NOTHING, Calendar, Fact, fact
+from .facts import EXACT, NOTHING, Calendar, Fact, days_between, fact
 from .sums import Sums, Times, total
 from .usage import OTHERS, Name, Span
 
-MOST_HOURS, MOST_DAYS = 96, 400
-"""Beyond these, bars stand for days, then for months."""
+MOST_DAYS_OF_HOURS, MOST_DAYS = 4, 400
+"""Beyond a span of these many days bars stand for days, not hours; beyond these many days, for months."""
 
 MOST_CELLS, MOST_ROWS, MOST_RULES = 20_000, 400_000, 5_000
 
@@ -166,12 +166,18 @@ class Overview:
     def _new(self, hour: str) -> str:
         """The time that an hour belongs to, when it has not come up before."""
         self._whens.add(hour[: _LENGTHS[self.unit]])
-        for unit, most, longer in (("hour", MOST_HOURS, "day"), ("day", MOST_DAYS, "month")):
-            if self.unit == unit and len(self._whens) > most:
-                self.unit = longer
-                self._whens = {when[: _LENGTHS[longer]] for when in self._whens}
-                self._move(lambda place: place._replace(when=place.when[: _LENGTHS[self.unit]]))
+        # Hours are few and far between where a quiet application is looked at for a month; so the span decides.
+        if self.unit == "hour" and days_between(min(self._whens), max(self._whens)) > MOST_DAYS_OF_HOURS:
+            self._lengthen("day")
+        # A clock that was wrong once makes a span of decades; so the number of days decides.
+        if self.unit == "day" and len(self._whens) > MOST_DAYS:
+            self._lengthen("month")
         return hour[: _LENGTHS[self.unit]]
+
+    def _lengthen(self, unit: str) -> None:
+        self.unit = unit
+        self._whens = {when[: _LENGTHS[unit]] for when in self._whens}
+        self._move(lambda place: place._replace(when=place.when[: _LENGTHS[unit]]))
 
     def _shrink(self) -> None:
         if len(self.cells) > self.most_cells:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from math import floor
 
@@ -112,8 +111,3 @@ def day(when: str) -> str:
     if rest:
         name = f"{int(rest[0])} {name}"
     return f"{name}, {when[11:13]}:00" if len(when) > 10 else name
-
-
-def days_between(first: str, last: str) -> int:
-    """Calendar days from one to the other, both included."""
-    return (date.fromisoformat(last[:10]) - date.fromisoformat(first[:10])).days + 1
