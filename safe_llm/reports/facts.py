@@ -111,7 +111,7 @@ def fact(record: Mapping[str, Any], calendar: Calendar) -> Fact:
         _count(get("output_tokens")),
         _count(get("reasoning_tokens")),
         _milliseconds(get("latency_ms")) if sent else None,
-        _milliseconds(get("first_token_ms")),
+        _milliseconds(get("first_token_ms")) if sent else None,
     )
 
 

@@ -52,8 +52,9 @@ class Cell:
 
 
 def _together(mine: Times | None, theirs: Times | None) -> Times | None:
-    if mine is None or theirs is None:
-        return mine or theirs
+    if theirs is None:
+        return mine
+    mine = mine or Times()  # never theirs itself, which the next merge would change
     mine.merge(theirs)
     return mine
 

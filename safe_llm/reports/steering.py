@@ -106,4 +106,7 @@ class Steering:
 def _who(scope: object) -> str:
     if not isinstance(scope, dict) or not scope:
         return "everyone"
-    return ", ".join(f"{visible(str(name))} {visible(str(value))}" for name, value in scope.items())
+    return ", ".join(
+        visible(str(value)) if name == "user" else f"{visible(str(name))} {visible(str(value))}"
+        for name, value in scope.items()
+    )

@@ -84,7 +84,7 @@ def _rounded(value: float, places: int) -> str:
 def compact(count: int) -> str:
     """``980``, ``12.4 K``, ``1.45 B``: three digits that count."""
     for size, unit in ((10**12, " T"), (10**9, " B"), (10**6, " M"), (10**3, " K")):
-        if count >= size:
+        if count >= size * 0.9995:
             value = count / size
             return _rounded(value, 2 if value < 9.995 else 1 if value < 99.95 else 0) + unit
     return str(count)

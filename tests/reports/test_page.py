@@ -239,9 +239,9 @@ def test_shadow_mode_is_told_from_denials() -> None:
 
 
 def test_alerts_and_limits_stand_on_the_page(page: Page) -> None:
-    assert "2026-11-11 14:00 Unusual volume user alice" in page.text
+    assert "2026-11-11 14:00 Unusual volume alice" in page.text
     assert "User 'alice' has made 96 calls in this hour; usual are 2." in page.text
-    assert page.tables["limits"][1][:4] == ["$0.50/day", "user alice", "100 %", "1"]
+    assert page.tables["limits"][1][:4] == ["$0.50/day", "alice", "100 %", "1"]
 
 
 def test_a_filter_offers_every_feature_model_plan_and_day(page: Page) -> None:

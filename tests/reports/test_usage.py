@@ -14,7 +14,7 @@ from samples import START, denied, record
 
 from safe_llm.errors import ConfigurationError
 from safe_llm.reports.facts import EXACT, Calendar
-from safe_llm.reports.overview import Overview
+from safe_llm.reports.overview import Cell, Overview
 from safe_llm.reports.sums import ERROR_PERCENT, Sums, Times, total
 from safe_llm.reports.usage import OTHERS, Group, Span, Usage
 
@@ -105,6 +105,22 @@ def test_the_overview_adds_up_exactly_whatever_it_merges(
     assert whole == cost
     for cells in overview.by(lambda place: place.when), overview.by(lambda place: place.feature):
         assert figures(total(cell.sums for cell in cells.values())) == expected(records)
+
+
+@given(RECORDS)
+def test_putting_cells_together_leaves_them_as_they_were(records: list[dict[str, Any]]) -> None:
+    overview = Overview().read(records)
+
+    def measured() -> list[int]:
+        cells = [*overview.cells.values(), *overview.by(lambda place: None).values()]
+        return [sum(times.counts) for cell in cells for times in (cell.latency, cell.first_token) if times]
+
+    assert measured() == measured() == measured()
+    (whole,) = overview.by(lambda place: None).values() or [Cell()]
+    sent = [made for made in records if made["outcome"] != "denied"]
+    assert (sum(whole.latency.counts) if whole.latency else 0) == len(sent)
+    streamed = [made for made in sent if made["first_token_ms"] is not None]
+    assert (sum(whole.first_token.counts) if whole.first_token else 0) == len(streamed)
 
 
 def test_a_program_that_rounds_its_own_decimals_does_not_round_the_sums() -> None:

@@ -142,7 +142,7 @@ function duration(milliseconds) {
 
 function compact(count) {
   for (const [size, unit] of [[1e12, " T"], [1e9, " B"], [1e6, " M"], [1e3, " K"]]) {
-    if (count >= size) {
+    if (count >= size * 0.9995) {
       const value = count / size;
       return rounded(value, value < 9.995 ? 2 : value < 99.95 ? 1 : 0) + unit;
     }
