@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -47,19 +46,14 @@ def report(
 
 def write(output: Path, page: str) -> None:
     """Put the page in its place whole: a reader sees the one before or this one. Exits with 1 where that fails."""
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=output.parent, prefix=f".{output.name}.", delete=False
-        ) as file:
+        if output.exists() and not output.is_file():  # /dev/stdout, a pipe
+            output.write_text(page, encoding="utf-8", newline="\n")
+            return
+        with part.open("x", encoding="utf-8", newline="\n") as file:
             file.write(page)
-        os.chmod(file.name, 0o666 & ~_umask())
-        os.replace(file.name, output)
+        part.replace(output)
     except OSError as error:
+        part.unlink(missing_ok=True)
         fail(f"The page cannot be written to {output} ({error.strerror}). Name a file in a directory that exists.", 1)
-
-
-def _umask() -> int:
-    """What the user wants new files not to be. A temporary file is for its owner alone, whatever that says."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

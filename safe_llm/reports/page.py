@@ -74,7 +74,9 @@ def render(report: Report) -> str:
 
 
 def _plotly() -> str:
-    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8").replace("\r\n", "\n")
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+    return str(get_plotlyjs()).replace("\r\n", "\n")  # as a parser of HTML reads it, or the hash would be another
 
 
 def _template(name: str) -> str:

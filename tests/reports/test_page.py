@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from samples import HOSTILE, START, alert, denied, month, month_of_alerts, record
-from test_usage import RECORDS, expected
+from strategies import RECORDS, expected
 
 from safe_llm.reports.data import embedded
 from safe_llm.reports.facts import EXACT

@@ -165,7 +165,7 @@ function speedChart(chosen, kind, title) {
       hovertemplate: "%{customdata}",
     };
   });
-  const named = lines.map(([percent, series]) => [percent === 50 ? "half took at most" : `${percent} % took at most`, colour(series), duration(percentile(whole, percent))]);
+  const named = lines.map(([percent, series]) => [percent === 50 ? "half in" : `${percent} % in`, colour(series), duration(percentile(whole, percent))]);
   legend(kind, named.reverse());
   const words = `${title}: half took at most ${duration(percentile(whole, 50))}, 99 % at most ${duration(percentile(whole, 99))}. The table below has the same figures.`;
   return draw(kind, traces, { height: 260, yaxis: { ticksuffix: " s" } }, words);
