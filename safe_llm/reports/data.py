@@ -17,7 +17,7 @@ from .usage import OTHERS, Name
 from .words import label
 
 _MOST_ROWS, _LEADERS, _FOREMOST = 40_000, 10, 25
-_MOST_WHENS = 1_500
+_MOST_WHENS, _MOST_WHO = 1_500, 4
 
 
 def names(overview: Overview) -> dict[str, list[Name]]:
@@ -86,7 +86,7 @@ def embedded(overview: Overview, steering: Steering) -> dict[str, Any]:
         "denials": [
             [rule_at[rule], int(real), places[place], n] for (rule, real, place), n in overview.denials.items()
         ],
-        "events": [[event.when, event.kind, event.who] for event in steering.events],
+        "marks": [[when, kind, len(who), who[:_MOST_WHO]] for (when, kind), who in sorted(steering.marks.items())],
     }
 
 

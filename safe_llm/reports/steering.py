@@ -52,6 +52,8 @@ class Steering:
 
     events: list[Event] = field(default_factory=list)
     """The newest first, at most `NEWEST`."""
+    marks: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Whom the alerts were about, all of them, by the hour and their kind's name."""
     kinds: Counter[str] = field(default_factory=Counter)
     """How many there were of each kind."""
     limits: list[NearLimit] = field(default_factory=list)
@@ -77,7 +79,9 @@ class Steering:
                 continue
             made.kinds[kind] += 1
             if kind != "limit_threshold":
-                made.events.append(Event(when, KINDS.get(kind, visible(kind)), who, visible(alert["message"], 400)))
+                event = Event(when, KINDS.get(kind, visible(kind)), who, visible(alert["message"], 400))
+                made.events.append(event)
+                made.marks.setdefault((when[:13], event.kind), []).append(who)
                 continue
             before = near.get((limit, who), NearLimit(limit, who, 0, 0, ""))
             near[limit, who] = NearLimit(

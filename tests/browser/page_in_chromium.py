@@ -69,6 +69,7 @@ def test_every_chart_is_drawn_and_nothing_is_complained_of(opened: Open, width: 
     with opened("month", width=width, scheme=scheme) as it:
         assert {id: drawn(it.page, id) > 0 for id in CHARTS} == dict.fromkeys(CHARTS, True)
         assert drawn(it.page, "spend") > 60
+        assert it.page.locator("#chart-spend .scatterlayer .point").count() == 3, "days with alerts are marked"
         assert it.page.evaluate("document.documentElement.scrollWidth") == width, "nothing is wider than the screen"
         for id in CHARTS:
             box = it.page.locator(f"#chart-{id} .main-svg").first.bounding_box()

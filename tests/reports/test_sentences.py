@@ -121,6 +121,7 @@ def test_limits_stand_fullest_first_with_their_latest_alert() -> None:
 def test_many_alerts_are_counted_and_the_newest_are_kept() -> None:
     found = steering(*[alert(START + timedelta(minutes=n)) for n in range(NEWEST + 9)])
     assert (len(found.events), found.hidden_events, found.kinds["anomaly"]) == (NEWEST, 9, NEWEST + 9)
+    assert sum(map(len, found.marks.values())) == NEWEST + 9
 
 
 def test_alerts_of_other_days_and_those_that_cannot_be_read_are_left_out() -> None:

@@ -1,6 +1,7 @@
 // The charts of what is selected. Colours come from the style sheet, so that dark and light are decided there alone.
 const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false };
 const RULES_SHOWN = 5;
+const WHO_SHOWN = 3;
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
@@ -102,25 +103,32 @@ function dollars(cost) {
 function eventMarks(chosen) {
   const length = DATA.whens.length ? DATA.whens[0].length : 0;
   const found = new Map();
-  for (const [when, kind, who] of DATA.events) {
-    const number = DATA.whens.indexOf(when.replace(" ", "T").slice(0, length));
-    if (!chosen.whens.includes(number)) continue;
-    found.set(number, [...(found.get(number) || []), escaped(`${kind}: ${who}`)]);
+  for (const [when, kind, count, who] of DATA.marks) {
+    const at = DATA.whens.indexOf(when.replace(" ", "T").slice(0, length));
+    if (!chosen.whens.includes(at)) continue;
+    const kinds = found.get(at) || new Map();
+    const before = kinds.get(kind) || { count: 0, who: [] };
+    kinds.set(kind, { count: before.count + count, who: [...new Set([...before.who, ...who])] });
+    found.set(at, kinds);
   }
   if (!found.size) return [];
   const heights = grouped(chosen.cells, (cell) => cell.when);
   const highest = Math.max(...[...heights.values()].map((sums) => dollars(sums.cost)), 0);
-  const numbers = [...found.keys()];
-  const shown = (texts) => texts.slice(0, 4).join("<br>") + (texts.length > 4 ? `<br>and ${texts.length - 4} more` : "");
+  const whens = [...found.keys()];
+  const shown = (kinds) =>
+    [...kinds].map(([kind, { count, who }]) => {
+      const named = who.slice(0, WHO_SHOWN).map((name) => escaped(name.slice(0, 40))).join(", ");
+      return `${escaped(kind)} (${number(count)}): ${named}${who.length > WHO_SHOWN ? ", …" : ""}`;
+    }).join("<br>");
   return [
     {
       type: "scatter",
       mode: "markers",
       name: "alert",
-      x: numbers.map(moment),
-      y: numbers.map((number) => dollars((heights.get(number) || zero()).cost) + highest * 0.06),
+      x: whens.map(moment),
+      y: whens.map((when) => dollars((heights.get(when) || zero()).cost) + highest * 0.06),
       marker: { symbol: "triangle-down", size: 11, color: colour("alert") },
-      customdata: numbers.map((number) => shown(found.get(number))),
+      customdata: whens.map((when) => shown(found.get(when))),
       hovertemplate: "%{customdata}",
     },
   ];
