@@ -229,3 +229,8 @@ def test_a_pipe_gets_no_bar_and_no_colour(path: Path) -> None:
     )  # fmt: skip
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
+
+
+def test_what_is_no_regular_file_is_written_to_as_it_is(path: Path) -> None:
+    assert run("report", path, "-o", "/dev/null").exit_code == 0
+    assert not Path("/dev/null").is_file()

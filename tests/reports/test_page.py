@@ -316,3 +316,36 @@ def test_many_users_and_days_keep_the_page_small() -> None:
         for number in range(20)
     ]
     assert len(reported(records)) - len(reported([])) < 6_000_000
+
+
+def test_more_rules_than_can_be_kept_are_folded_and_still_add_up() -> None:
+    records = [denied(limit=f"{n} requests/day") for n in range(300) for _ in range(1 + (n == 7))]
+    overview = Overview(most_rows=100).read(records)
+    assert len(overview.denials) <= 100
+    assert sum(overview.denials.values()) == 301
+    page = Page(render(Report(overview)))
+    assert page.tables["denials"][1][:2] == ["7 requests/day", "2"]
+    assert page.tables["denials"][-2][0] == "(others)"
+    assert page.tables["denials"][-1][1] == "301"
+
+
+def test_years_are_shown_by_month_without_gaps() -> None:
+    data = Page(reported([record(START + timedelta(days=2 * day)) for day in range(500)])).data
+    assert data["unit"] == "month"
+    assert (data["whens"][0], data["whens"][-1], len(data["whens"])) == ("2026-11", "2029-07", 33)
+
+
+def test_more_cells_than_a_page_can_carry_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safe_llm.reports.page._MOST_CELLS", 50)
+    records = [record(feature=f"f{n % 10}", model=f"m{n % 7}", plan=f"p{n % 3}") for n in range(210)]
+    data = Page(reported(records)).data
+    assert len(data["cells"]) <= 50
+    assert sum(cell[4] for cell in data["cells"]) == 210
+
+
+def test_merged_users_are_told() -> None:
+    overview = Overview(most_rows=20).read([record(user_id=f"u{n}", cost_usd=Decimal(n)) for n in range(60)])
+    page = Page(render(Report(overview)))
+    assert "There were too many users to keep apart" in page.text
+    assert "more than" in page.text
+    assert page.tables["users"][-1][3] == "60"
