@@ -61,6 +61,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
+    from .sinks import OpenTelemetrySink, PrometheusSink, SQLiteSink, WebhookSink
     from .stores import (
         AsyncPostgresQuotaStore,
         AsyncRedisQuotaStore,
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
         SQLiteQuotaStore,
     )
 else:
-    from .stores import __getattr__ as __getattr__
+    from ._lazy import __getattr__ as __getattr__
 
 __version__ = "0.1.0"
 
@@ -103,11 +104,13 @@ __all__ = [
     "LoggingSink",
     "MemoryQuotaStore",
     "NotAuthenticatedError",
+    "OpenTelemetrySink",
     "OutputRejectedError",
     "Part",
     "Plan",
     "Policy",
     "PostgresQuotaStore",
+    "PrometheusSink",
     "QuotaStore",
     "Quote",
     "RateLimitExceededError",
@@ -116,6 +119,7 @@ __all__ = [
     "Reservation",
     "RouteBlockedError",
     "SQLiteQuotaStore",
+    "SQLiteSink",
     "SafeAzureOpenAI",
     "SafeLLMError",
     "SafeOpenAI",
@@ -126,6 +130,7 @@ __all__ = [
     "UnpricedModelError",
     "Usage",
     "UsageRecord",
+    "WebhookSink",
     "identify",
     "open_async_store",
     "open_store",

@@ -9,11 +9,21 @@ import typer
 from rich.console import Console
 
 from .demo import PLANS, POLICY, STEPS
+from .doctor import doctor
+from .limits import limits
+from .policy import policy
 from .report import report
+from .retention import records
 from .stage import Stage, dollars, play, worst_case
+from .switch import switch
 from .usage import usage
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",  # which wraps a docstring's lines anew
+    pretty_exceptions_show_locals=False,  # they may hold a store's password
+)
 
 
 @app.callback()
@@ -23,6 +33,11 @@ def commands() -> None:
 
 app.command()(usage)
 app.command()(report)
+app.command()(limits)
+app.command()(doctor)
+app.add_typer(switch, name="switch")
+app.add_typer(policy, name="policy")
+app.add_typer(records, name="records")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,6 +21,8 @@ from ..reports.facts import Calendar
 from ..reports.reading import Reading, Row, read
 from ..reports.usage import Span
 from ..reports.words import visible
+from .console import as_json as as_json
+from .console import fail as fail
 
 _STEP = 2_000
 
@@ -31,12 +33,6 @@ Files = Annotated[
 Timezone = Annotated[str, typer.Option(help="Where days turn over: an IANA name.", metavar="ZONE")]
 Since = Annotated[datetime | None, typer.Option(help="The first day, such as 2026-11-26.", formats=["%Y-%m-%d"])]
 Until = Annotated[datetime | None, typer.Option(help="The last day, included.", formats=["%Y-%m-%d"])]
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """End the command, with a reason on the standard error."""
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
 
 
 def calendar(timezone: str) -> Calendar:
@@ -96,10 +92,3 @@ def expect_some(reading: Reading, found: int, unreadable: int) -> None:
 def listed(files: list[Path]) -> list[str]:
     """The names of the files, fit to be shown."""
     return [visible(str(file)) for file in files]
-
-
-def as_json(value: Any) -> None:
-    """Print JSON, in ASCII: names of any kind arrive in any terminal and any pipe."""
-    import json
-
-    typer.echo(json.dumps(value, indent=2))

@@ -22,7 +22,7 @@ from contextlib import ExitStack, closing, suppress
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
@@ -30,23 +30,29 @@ from ..errors import ConfigurationError
 from ..sinks._files import locked, rotated
 from ..types import nano
 
+if TYPE_CHECKING:
+    import sqlite3
+
 Row = dict[str, Any]
 """One record or alert, by its JSON names."""
+
+Rows = Iterable[str | os.PathLike[str]] | str | os.PathLike[str]
+"""Paths of files of records, or the path of one."""
 
 ALERTS_KEPT = 100_000
 """The newest alerts that a `Reading` keeps."""
 
-_LONGEST_LINE = 1 << 20
+_CHUNK = 1 << 20
+"""Bytes of lines that are looked at between two looks at the progress."""
 _PAGE = 2_000
-_SQLITE = b"SQLite format 3\0"
 
 
-def read(paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> Reading:
+def read(paths: Rows) -> Reading:
     """The records of files of JSON lines, and of SQLite files, in the order given.
 
     Beside a file, those that it was rotated into are read, the oldest first; a file is read once, however often it is
-    named. What is appended, rotated or rewritten meanwhile does not disturb: the files are opened now, and read as far
-    as they are written when their turn comes.
+    named. Files of lines are opened now and read as far as they are written now: what is appended, rotated or
+    rewritten meanwhile does not disturb.
 
     Raises:
         ConfigurationError: a file does not exist, cannot be read, or is a SQLite file of another kind.
@@ -65,7 +71,7 @@ class Reading:
         self.bytes_read = 0
         """For a progress bar, as `bytes_total` is."""
         self.bytes_total = 0
-        self._sources: list[tuple[str, IO[bytes] | None]] = []
+        self._sources: list[tuple[str, int, IO[bytes] | None]] = []
         with ExitStack() as opened:
             seen: set[tuple[int, int]] = set()
             for path in paths:
@@ -75,8 +81,8 @@ class Reading:
     def __iter__(self) -> Iterator[Row]:
         sources, self._sources = self._sources, []
         with self._files:
-            for path, file in sources:
-                yield from self._rows(path) if file is None else self._lines(file)
+            for path, size, file in sources:
+                yield from self._rows(path, size) if file is None else self._lines(file, size)
 
     def close(self) -> None:
         """Close the files of a reading that is not iterated to its end."""
@@ -86,8 +92,11 @@ class Reading:
 
     def _open(self, path: str, opened: ExitStack, seen: set[tuple[int, int]]) -> None:
         try:
+            if is_sqlite(path):
+                self._add(path, os.stat(path), None, seen)
+                return
             with ExitStack() as lock:
-                with suppress(PermissionError, FileNotFoundError):  # a reader need not be one who may write
+                with suppress(FileNotFoundError):
                     lock.enter_context(locked(path, os.O_RDONLY))  # or a rotation would move files as they are listed
                 names = [*reversed(rotated(path)), path]
                 files = [(name, open(name, "rb")) for name in names if os.path.exists(name)]  # noqa: SIM115
@@ -100,39 +109,37 @@ class Reading:
         if not files:
             raise ConfigurationError(f"There is no file {path!r}. Name one that JSONLinesSink or SQLiteSink writes.")
         for name, file in files:
-            self._add(name, file, seen)
+            self._add(name, os.fstat(file.fileno()), file, seen)
 
-    def _add(self, name: str, file: IO[bytes], seen: set[tuple[int, int]]) -> None:
-        status = os.fstat(file.fileno())
-        if (identity := (status.st_dev, status.st_ino)) in seen:
-            return
-        seen.add(identity)
-        self.bytes_total += status.st_size
-        start = file.peek(len(_SQLITE))[: len(_SQLITE)]  # type: ignore[attr-defined]
-        self._sources.append((name, None if start == _SQLITE else file))
+    def _add(self, name: str, status: os.stat_result, file: IO[bytes] | None, seen: set[tuple[int, int]]) -> None:
+        if (identity := (status.st_dev, status.st_ino)) not in seen:
+            seen.add(identity)
+            self.bytes_total += status.st_size
+            self._sources.append((name, status.st_size, file))
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def _lines(self, file: IO[bytes]) -> Iterator[Row]:
+    def _lines(self, file: IO[bytes], size: int) -> Iterator[Row]:
         zipped = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
         lines = gzip.GzipFile(fileobj=file) if zipped else file
-        before = self.bytes_read
+        before, left = self.bytes_read, size
         try:
-            while batch := lines.readlines(_LONGEST_LINE):
+            # `readlines` stops at the end of the line that fills what it is given, and so exactly where we end.
+            while left > 0 and (batch := lines.readlines(_CHUNK if zipped else min(left, _CHUNK))):
                 for line in batch:
                     if (row := self._row(line)) is not None:
                         yield row
-                self.bytes_read = before + file.tell()
+                left = size - file.tell() if not zipped else left
+                self.bytes_read = before + min(file.tell(), size)
         except (EOFError, gzip.BadGzipFile):
             self.skipped += 1  # a compressed file that was cut short
 
-    def _rows(self, path: str) -> Iterator[Row]:
+    def _rows(self, path: str, size: int) -> Iterator[Row]:
         import sqlite3
 
         before = self.bytes_read
-        size = os.path.getsize(path)
         try:
-            with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            with closing(_to_read(path)) as connection:
                 for table in ("alerts", "records"):
                     last, page = 0, f"SELECT rowid, json FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_PAGE}"  # noqa: S608
                     # Page by page: one long read would keep the writers' log from being written back.
@@ -159,6 +166,29 @@ class Reading:
             if line.strip():
                 self.skipped += 1
         return None
+
+
+def is_sqlite(path: str) -> bool:
+    """Whether a file is one of SQLite, ours or not."""
+    try:
+        import sqlite3
+
+        # Asked of SQLite: closing a descriptor of our own would drop all locks that this process has on the file.
+        if not os.path.isfile(path) or not os.path.getsize(path):
+            return False  # SQLite would take an empty one for a new file
+        with closing(_to_read(path)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except ImportError:
+        return False
+    except sqlite3.Error as error:
+        return getattr(error, "sqlite_errorname", "") != "SQLITE_NOTADB"
+    return True
+
+
+def _to_read(path: str) -> sqlite3.Connection:
+    import sqlite3
+
+    return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
 
 
 def epoch(timestamp: str) -> float:

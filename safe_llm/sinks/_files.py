@@ -16,6 +16,16 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+def can_lock() -> bool:
+    """Whether the system locks files."""
+    return fcntl is not None
+
+
+def numbered(path: str, number: int) -> str:
+    """The name of an older file."""
+    return f"{path}.{number}"
+
+
 @contextmanager
 def locked(path: str, flags: int = os.O_RDWR | os.O_APPEND | os.O_CREAT) -> Iterator[int]:
     """The descriptor of the file that has this name, locked against everybody else who writes, rotates or rewrites.
@@ -35,6 +45,18 @@ def locked(path: str, flags: int = os.O_RDWR | os.O_APPEND | os.O_CREAT) -> Iter
             return
         finally:
             os.close(file)
+
+
+@contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Locks a folder against others who do the same: those who rewrite files in it."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def is_at(path: str, file: os.stat_result) -> bool:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
 
-from samples import START, denied, month, month_of_alerts, record
+from kinds import KINDS
+from samples import month_of_alerts
 
 from safe_llm.reports.overview import Overview
 from safe_llm.reports.page import Report, render
@@ -27,16 +27,6 @@ ARGUMENTS = (
     *("--disable-component-update", "--disable-sync"),
 )
 """Without these, it looks for updates and other hosts by itself."""
-
-KINDS: dict[str, Callable[[], list[Any]]] = {
-    "month": lambda: list(month()),
-    "hours": lambda: [record(START + timedelta(hours=hour), f"u{hour % 7}") for hour in range(60)],
-    "years": lambda: [record(START + timedelta(days=day), first_token_ms=200.0) for day in range(0, 1200, 2)],
-    "one": lambda: [record()],
-    "unpriced": lambda: [record(cost_usd=None, model="my-deployment")],
-    "shadow": lambda: [denied(outcome="ok"), record()],
-    "denied": lambda: [denied()],
-}
 
 
 @dataclass

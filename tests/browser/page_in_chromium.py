@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import KINDS
+from kinds import KINDS
 from playwright.sync_api import Page
 from samples import HOSTILE, month
 
