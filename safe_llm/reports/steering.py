@@ -19,6 +19,7 @@ KINDS = {
     "circuit_open": "Circuit open",
     "store_degraded": "Store away",
     "switched_off": "Switched off",
+    "policy_invalid": "Policy invalid",
 }
 """How each kind of alert is called. The other kind, a limit's threshold, is shown by the limits."""
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from samples import HOSTILE, START, alert, denied, record
 
+from safe_llm import Alert
 from safe_llm.reports.facts import Calendar
 from safe_llm.reports.insights import insights
 from safe_llm.reports.overview import Overview
-from safe_llm.reports.steering import NEWEST, Steering
+from safe_llm.reports.steering import KINDS, NEWEST, Steering
 from safe_llm.reports.unknowns import unknowns
 from safe_llm.reports.usage import OTHERS, Span
 from safe_llm.reports.words import compact, day, duration, exact, label, money, percent, spent, visible
@@ -129,6 +130,11 @@ def test_alerts_of_other_days_and_those_that_cannot_be_read_are_left_out() -> No
         alert(START), alert(START + timedelta(days=2)), alert() | {"timestamp": "x"}, span=Span("2026-11-03")
     )
     assert (len(found.events), found.unreadable) == (1, 1)
+
+
+def test_every_kind_of_alert_has_a_name() -> None:
+    kinds = get_args(Alert.model_fields["kind"].annotation)
+    assert KINDS.keys() == set(kinds) - {"limit_threshold"}
 
 
 def test_an_alert_of_a_kind_that_is_not_known_yet_is_shown() -> None:
