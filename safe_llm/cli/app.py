@@ -12,6 +12,7 @@ from .demo import PLANS, POLICY, STEPS
 from .doctor import doctor
 from .limits import limits
 from .policy import policy
+from .report import report
 from .retention import records
 from .simulate import simulate
 from .stage import Stage, dollars, play, worst_case
@@ -33,6 +34,7 @@ def commands() -> None:
 
 app.command()(usage)
 app.command()(simulate)
+app.command()(report)
 app.command()(limits)
 app.command()(doctor)
 app.add_typer(switch, name="switch")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation
 from math import isfinite
 from typing import Any, NamedTuple
@@ -15,7 +15,8 @@ EXACT = Context(prec=200, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[InvalidOperation,
 """Sums of money are made in it: they are exact, or raise. A program's own context may round."""
 
 NOTHING = Decimal(0)
-_FINEST, _LONGEST = 30, 64
+_LARGEST, _SMALLEST, _LONGEST = 24, -100, 64
+"""Powers of ten, and characters, of a cost that is believed. Sums of such ones fit into `EXACT`."""
 _MOST_HOURS = 100_000
 
 
@@ -83,6 +84,11 @@ class Calendar:
         return local
 
 
+def days_between(first: str, last: str) -> int:
+    """Calendar days from one to the other, both included."""
+    return (date.fromisoformat(last[:10]) - date.fromisoformat(first[:10])).days + 1
+
+
 def fact(record: Mapping[str, Any], calendar: Calendar) -> Fact:
     """What a record says. Raises `ValueError` or `TypeError` where it is not one that can be counted."""
     get = record.get
@@ -105,7 +111,7 @@ def fact(record: Mapping[str, Any], calendar: Calendar) -> Fact:
         _count(get("output_tokens")),
         _count(get("reasoning_tokens")),
         _milliseconds(get("latency_ms")) if sent else None,
-        _milliseconds(get("first_token_ms")),
+        _milliseconds(get("first_token_ms")) if sent else None,
     )
 
 
@@ -137,7 +143,7 @@ def _money(value: object) -> Decimal | None:
         len(str(value)) >= _LONGEST
         or not amount.is_finite()
         or amount < 0
-        or not -_FINEST <= amount.adjusted() <= _FINEST
+        or not _SMALLEST <= amount.adjusted() <= _LARGEST
     ):
         raise ValueError("a cost is a decimal number of USD, of at least 0")
     return amount

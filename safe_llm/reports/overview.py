@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from .facts import EXACT, NOTHING, Calendar, Fact, fact
+from .facts import EXACT, NOTHING, Calendar, Fact, days_between, fact
 from .sums import Sums, Times, total
 from .usage import OTHERS, Name, Span
 
-MOST_HOURS, MOST_DAYS = 96, 400
-"""Beyond these, bars stand for days, then for months."""
+MOST_DAYS_OF_HOURS, MOST_DAYS = 4, 400
+"""Beyond a span of these many days bars stand for days, not hours; beyond these many days, for months."""
 
 MOST_CELLS, MOST_ROWS, MOST_RULES = 20_000, 400_000, 5_000
 
@@ -52,8 +52,9 @@ class Cell:
 
 
 def _together(mine: Times | None, theirs: Times | None) -> Times | None:
-    if mine is None or theirs is None:
-        return mine or theirs
+    if theirs is None:
+        return mine
+    mine = mine or Times()  # never theirs itself, which the next merge would change
     mine.merge(theirs)
     return mine
 
@@ -61,16 +62,17 @@ def _together(mine: Times | None, theirs: Times | None) -> Times | None:
 class Row:
     """One user's calls in one place. There are many, so it is small."""
 
-    __slots__ = ("calls", "cost", "denied", "tokens")
+    __slots__ = ("calls", "cost", "denied", "tokens", "unpriced")
 
     def __init__(self) -> None:
-        self.calls = self.tokens = self.denied = 0
+        self.calls = self.tokens = self.denied = self.unpriced = 0
         self.cost = NOTHING
 
     def merge(self, other: Row) -> None:
         self.calls += other.calls
         self.tokens += other.tokens
         self.denied += other.denied
+        self.unpriced += other.unpriced
         self.cost = EXACT.add(self.cost, other.cost)
 
 
@@ -131,6 +133,8 @@ class Overview:
         row.tokens += call.input_tokens + call.output_tokens
         if call.cost:
             row.cost = EXACT.add(row.cost, call.cost)
+        elif call.cost is None and call.sent:
+            row.unpriced += 1
         if not call.sent:
             row.denied += 1
         if call.rule is not None:
@@ -163,12 +167,18 @@ class Overview:
     def _new(self, hour: str) -> str:
         """The time that an hour belongs to, when it has not come up before."""
         self._whens.add(hour[: _LENGTHS[self.unit]])
-        for unit, most, longer in (("hour", MOST_HOURS, "day"), ("day", MOST_DAYS, "month")):
-            if self.unit == unit and len(self._whens) > most:
-                self.unit = longer
-                self._whens = {when[: _LENGTHS[longer]] for when in self._whens}
-                self._move(lambda place: place._replace(when=place.when[: _LENGTHS[self.unit]]))
+        # Hours are few and far between where a quiet application is looked at for a month; so the span decides.
+        if self.unit == "hour" and days_between(min(self._whens), max(self._whens)) > MOST_DAYS_OF_HOURS:
+            self._lengthen("day")
+        # A clock that was wrong once makes a span of decades; so the number of days decides.
+        if self.unit == "day" and len(self._whens) > MOST_DAYS:
+            self._lengthen("month")
         return hour[: _LENGTHS[self.unit]]
+
+    def _lengthen(self, unit: str) -> None:
+        self.unit = unit
+        self._whens = {when[: _LENGTHS[unit]] for when in self._whens}
+        self._move(lambda place: place._replace(when=place.when[: _LENGTHS[unit]]))
 
     def _shrink(self) -> None:
         if len(self.cells) > self.most_cells:

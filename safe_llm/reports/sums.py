@@ -10,13 +10,15 @@ from math import ceil, log
 
 from .facts import EXACT, NOTHING, Fact
 
-_GROWTH = 1.1
-_BUCKETS = 160
-"""Up to 1.1 ** 160 ms, more than an hour; longer times count as that."""
-_SCALE = 1 / log(_GROWTH)
+GROWTH = 1.05
+"""The page's side has the same."""
+_BUCKETS = 312
+"""Up to 1.05 ** 312 ms, more than an hour; longer times count as that."""
+_SIZE = array("L").itemsize
+_SCALE = 1 / log(GROWTH)
 
-ERROR_PERCENT = 5
-"""A percentile is within this much of a time that was measured: half a bucket, the root of 1.1."""
+ERROR_PERCENT = 2.5
+"""A percentile is within this much of a time that was measured: half a bucket, the root of 1.05."""
 
 FAILED = ("error", "timeout")
 
@@ -96,12 +98,12 @@ def total(parts: Iterable[Sums]) -> Sums:
 
 
 class Times:
-    """How long calls took: counts in buckets that grow by a tenth, so that any two can be put together."""
+    """How long calls took: counts in buckets that grow by a twentieth, so that any two can be put together."""
 
     __slots__ = ("counts",)
 
     def __init__(self) -> None:
-        self.counts = array("Q", bytes(8 * _BUCKETS))
+        self.counts = array("L", bytes(_SIZE * _BUCKETS))
 
     def add(self, milliseconds: float) -> None:
         bucket = int(log(milliseconds) * _SCALE) if milliseconds > 1 else 0
@@ -128,4 +130,4 @@ class Times:
 
 def middle(bucket: int) -> float:
     """The milliseconds that stand for a bucket: those in it differ by no more than `ERROR_PERCENT`."""
-    return float(_GROWTH ** (bucket + 0.5))
+    return float(GROWTH ** (bucket + 0.5))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .sums import Sums
 from .usage import OTHERS, Group, Usage
-from .words import exact, label, money, number, visible
+from .words import counted, exact, label, money, number, spent, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,13 +44,12 @@ def _label(group: Group) -> str:
 
 
 def _figures(sums: Sums) -> tuple[str, ...]:
-    cost = "unknown" if sums.unpriced and not sums.cost else money(sums.cost) + ("+?" if sums.unpriced else "")
     return (
         number(sums.calls),
         number(sums.denied),
         number(sums.input_tokens),
         number(sums.output_tokens),
-        cost,
+        spent(sums.cost, sums.unpriced),
     )
 
 
@@ -58,23 +57,21 @@ def remarks(usage: Usage, sums: Sums, skipped: int) -> list[str]:
     """What the figures do not tell by themselves: what is unknown, estimated, or left out."""
     found = []
     if sums.unpriced:
-        found.append(f"+?  {_calls(sums.unpriced)} of unknown price: in no cost above.")
+        found.append(f"{counted(sums.unpriced, 'call')} of unknown price: in no cost above.")
     if sums.estimated:
         found.append(
-            f"{_calls(sums.estimated)} whose usage the provider did not tell: {money(sums.cost_estimated)} of the cost "
-            "rests on estimates."
+            f"{counted(sums.estimated, 'call')} whose usage the provider did not tell: "
+            f"{money(sums.cost_estimated)} of the cost rests on estimates."
         )
     if sums.would_be_denied:
-        found.append(f"{_calls(sums.would_be_denied)} would have been denied, had the policy not been in shadow mode.")
+        found.append(
+            f"{counted(sums.would_be_denied, 'call')} would have been denied, had the policy not been in shadow mode."
+        )
     if wrong := skipped + usage.unreadable:
-        found.append(f"{number(wrong)} {'line' if wrong == 1 else 'lines'} could not be read: in no figure above.")
+        found.append(f"{counted(wrong, 'line')} could not be read: in no figure above.")
     if usage.merged:
-        found.append(f"{number(usage.merged)} small groups were merged: figures of small groups may be too low.")
+        found.append(f"{counted(usage.merged, 'small group')} merged: figures of small groups may be too low.")
     return found
-
-
-def _calls(count: int) -> str:
-    return f"{number(count)} {'call' if count == 1 else 'calls'}"
 
 
 def as_json(usage: Usage, tree: Group, skipped: int) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
+from math import floor
 
 from .facts import EXACT
 from .usage import Name
@@ -14,12 +14,12 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def visible(text: str) -> str:
+def visible(text: str, most: int = _LONGEST_NAME) -> str:
     """Text of a record that can do nothing but be read: what is invisible or turns its surroundings is escaped.
 
     A name could otherwise clear a terminal, or turn the line that it stands in from right to left.
     """
-    cut = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+    cut = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char for char in cut
     )
@@ -47,6 +47,13 @@ def money(amount: Decimal) -> str:
     return f"${rounded:,f}"
 
 
+def spent(amount: Decimal, unpriced: int) -> str:
+    """What calls cost, of which `unpriced` have no known price: then it was more, and nobody knows how much."""
+    if not unpriced:
+        return money(amount)
+    return f"≥ {money(amount)}" if amount else "unknown"
+
+
 EXACT_ENOUGH = EXACT.copy()
 """For what is shown: it rounds."""
 EXACT_ENOUGH.clear_traps()
@@ -55,9 +62,9 @@ EXACT_ENOUGH.clear_traps()
 def percent(part: Decimal | int, whole: Decimal | int) -> str:
     """A share, as ``12 %`` or ``0.4 %``; ``0 %`` is none at all."""
     share = float(part) / float(whole) * 100 if whole else 0.0
-    if share and share < 0.1:
+    if 0 < share < 0.1:
         return "< 0.1 %"
-    return f"{share:.1f} %" if 0 < share < 9.95 or 99.5 <= share < 100 else f"{share:.0f} %"
+    return f"{_rounded(share, 1 if 0 < share < 9.95 or 99.5 <= share < 100 else 0)} %"
 
 
 def duration(milliseconds: float | None) -> str:
@@ -65,8 +72,22 @@ def duration(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "–"
     if milliseconds < 1000:
-        return f"{milliseconds:.0f} ms"
-    return f"{milliseconds / 1000:.1f} s" if milliseconds < 9950 else f"{milliseconds / 1000:.0f} s"
+        return f"{_rounded(milliseconds, 0)} ms"
+    return f"{_rounded(milliseconds / 1000, 1 if milliseconds < 9950 else 0)} s"
+
+
+def _rounded(value: float, places: int) -> str:
+    # Halves go up, as on the page's side; Python's own rounding sends them to the even digit.
+    return f"{floor(value * 10**places + 0.5) / 10**places:.{places}f}"
+
+
+def compact(count: int) -> str:
+    """``980``, ``12.4 K``, ``1.45 B``: three digits that count."""
+    for size, unit in ((10**12, " T"), (10**9, " B"), (10**6, " M"), (10**3, " K")):
+        if count >= size * 0.9995:
+            value = count / size
+            return _rounded(value, 2 if value < 9.995 else 1 if value < 99.95 else 0) + unit
+    return str(count)
 
 
 def times(ratio: float) -> str:
@@ -78,6 +99,11 @@ def number(count: int) -> str:
     return f"{count:,}"
 
 
+def counted(count: int, what: str) -> str:
+    """``1 call``, ``2,500 calls``."""
+    return f"{number(count)} {what}{'' if count == 1 else 's'}"
+
+
 def day(when: str) -> str:
     """``22 Jan 2027`` of ``2027-01-22``; also hours, ``22 Jan 2027, 14:00``, and months, ``Jan 2027``."""
     year, month, *rest = when[:10].split("-")
@@ -85,8 +111,3 @@ def day(when: str) -> str:
     if rest:
         name = f"{int(rest[0])} {name}"
     return f"{name}, {when[11:13]}:00" if len(when) > 10 else name
-
-
-def days_between(first: str, last: str) -> int:
-    """Calendar days from one to the other, both included."""
-    return (date.fromisoformat(last[:10]) - date.fromisoformat(first[:10])).days + 1
