@@ -1,0 +1,134 @@
+"""How much a text reads like an attempt to take a model over: a score from 0 to 1.
+
+Rules are about meanings, not wordings: a text becomes one letter for each word (`vocabulary`), and a rule is a sequence of
+meanings with gaps. Each that holds adds its weight, the more the less is there already. Such a filter stops what is
+written without care; FACTS about what it finds, and what it takes for an attack, come from ``make bench-checks``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .normalizing import BREAK, readings, words_of
+from .vocabulary import OTHER, apart, class_of, spelled
+
+THRESHOLD = 0.5
+"""A text that scores less is not worth telling."""
+_WINDOW, _STEP = 400, 350
+"""Words that are looked at together: what is said pages apart does not add up."""
+
+RULES = (
+    # The instructions so far are to be dropped.
+    ("override", 0.75, "ignore|drop .3 prior .2 rule|talk|promptword"),
+    ("override", 0.55, "ignore .3 rule|promptword|vendor"),
+    ("override", 0.55, "ignore .2 everything .1 prior|asked"),
+    ("override", 0.55, "ignore .2 everything .5 leak|respond"),
+    ("override", 0.4, "ignore .1 everything"),
+    ("override", 0.4, "ignore .3 prior"),
+    ("override", 0.55, "prior .2 rule|talk|promptword .4 ignore"),
+    ("override", 0.55, "ignore .3 talk .2 prior|asked"),
+    ("override", 0.5, "not .1 follow .3 prior .2 rule|talk"),
+    ("override", 0.35, "not .2 prior .1 rule"),
+    ("renewal", 0.4, "override .1 fresh .1 rule|talk"),
+    ("renewal", 0.4, "fresh .1 override .1 rule|talk"),
+    ("renewal", 0.35, "you .1 fresh .1 rule|talk"),
+    ("renewal", 0.2, "fresh .1 rule|promptword"),
+    # The system prompt is to be told.
+    ("leak", 0.65, "leak .4 prior|system .2 promptword"),
+    ("leak", 0.55, "leak .4 you .2 promptword"),
+    ("leak", 0.5, "leak .3 system .1 talk"),
+    ("leak", 0.5, "leak .3 you .2 system"),
+    ("leak", 0.4, "leak .3 you .2 rule"),
+    ("leak", 0.4, "leak .3 everything|talk .1 prior"),
+    ("leak", 0.3, "system .1 promptword"),
+    ("leak", 0.5, "leak .3 you .3 secret"),
+    ("verbatim", 0.2, "leak .4 exactly"),
+    # Another persona, without rules.
+    ("persona", 0.35, "newly .3 you .2 are|become"),
+    ("persona", 0.35, "you .1 are .1 newly"),
+    ("persona", 0.15, "become"),
+    ("named", 0.7, "do anythingword newly"),
+    ("named", 0.45, "developer mode"),
+    ("named", 0.25, "enable .4 mode"),
+    ("named", 0.3, "persona"),
+    ("evil", 0.2, "evil"),
+    ("evil", 0.3, "evil|opposite .3 chatbot"),
+    ("stay", 0.25, "stay .2 character"),
+    ("free", 0.3, "free"),
+    ("free", 0.5, "free .3 chatbot|respond|you"),
+    ("unbound", 0.55, "not .2 bound .4 limits"),
+    ("unbound", 0.3, "not .2 limits|policies"),
+    ("unbound", 0.5, "not .1 limits .1 chatbot"),
+    ("moral", 0.35, "not .3 moral"),
+    ("moral", 0.45, "ignore .5 moral|limits"),
+    ("vendor", 0.45, "vendor .3 policies"),
+    ("refusal", 0.3, "not .2 refuse"),
+    ("bad", 0.4, "bad .1 bad .1 bad"),
+    ("double", 0.3, "both .6 respond .6 normal"),
+    ("double", 0.2, "both .4 respond"),
+    ("chatbot", 0.1, "chatbot"),
+    # Text that turns to the model, where it should be read only.
+    ("planted", 0.45, "include .3 you .1 respond"),
+    ("planted", 0.35, "end .2 you .1 respond"),
+    ("planted", 0.4, "condition you .2 asked .9 fresh"),
+    ("conceal", 0.5, "not .1 leak .3 user"),
+    ("repeat", 0.3, "leak .9 times"),
+    ("send", 0.45, "send .4 secret"),
+    ("encode", 0.25, "encode .9 follow"),
+    ("encode", 0.35, "you .3 encode"),
+)
+
+
+class Rule(NamedTuple):
+    """One sequence of meanings."""
+
+    family: str
+    weight: float
+    pattern: re.Pattern[str]
+
+
+def _compiled(said: str) -> re.Pattern[str]:
+    """A rule's words as a regular expression over letters: ``a|b`` is either, ``.3`` up to three words between."""
+    parts = [f"[^{BREAK}]{{0,{part[1:]}}}" if part[0] == "." else f"[{class_of(*part.split('|'))}]" for part in said.split()]
+    return re.compile("".join(parts), re.DOTALL)
+
+
+_rules = [Rule(family, weight, _compiled(said)) for family, weight, said in RULES]
+
+
+def explain(text: str) -> dict[str, float]:
+    """What speaks for an attack in the most telling part of a text: the rules that hold, and their weights."""
+    return max((dict(found) for found in _windows(text)), key=_combined, default={})
+
+
+def score(text: str) -> float:
+    """How much a text reads like an attack, from 0 to 1."""
+    return max(map(_combined, map(dict, _windows(text))), default=0.0)
+
+
+def _combined(weights: dict[str, float]) -> float:
+    strongest: dict[str, float] = {}
+    for rule, weight in weights.items():
+        family = rule.partition(":")[0]
+        strongest[family] = max(weight, strongest.get(family, 0.0))
+    rest = 1.0
+    for weight in strongest.values():
+        rest *= 1 - weight
+    return 1 - rest
+
+
+def _windows(text: str) -> Iterator[list[tuple[str, float]]]:
+    for read, words in readings(text):
+        apart_read = apart(read)
+        letters = spelled(words if apart_read is read else words_of(apart_read))
+        if not letters.strip(OTHER + BREAK):
+            continue
+        for start in range(0, max(len(letters) - _WINDOW, 0) + _STEP, _STEP):
+            end = start + _WINDOW
+            yield [
+                (f"{rule.family}: {said}", rule.weight)
+                for rule, (_, _, said) in zip(_rules, RULES, strict=True)
+                if rule.pattern.search(letters, start, end)
+            ]

@@ -1,0 +1,138 @@
+"""What a text says, whatever it is dressed up as: one plain form of it, and the other ways to read it.
+
+A model sees through letters of another alphabet, fullwidth forms, invisible characters, spaced letters, digits for
+letters and the usual encodings, so `readings` undoes them. Plain ASCII text, which nearly all text is, costs its words
+and a look for what could be more than it seems.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import deque
+from collections.abc import Iterator
+
+from .decoding import decoded
+
+_DEEPEST = 3
+"""Encodings inside of encodings."""
+_MOST_AGAIN = 4
+"""Times the length of a text, of all that is read of it."""
+
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+)
+"""For a class of a regular expression: what has no shape of its own."""
+_invisible = re.compile(f"[{INVISIBLE}]+")
+_tagged = re.compile("[\U000e0020-\U000e007e]+")
+_accents = re.compile("[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u064b-\u065f\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+")
+
+_FOREIGN = "\u0370-\u058f\u13a0-\u13ff\u1d00-\u1d7f\u0250-\u02af\ua730-\ua731"
+_mixed = re.compile(f"[a-z][{_FOREIGN}]|[{_FOREIGN}][a-z]")
+_LOOKALIKES = {
+    "a": "аɑᴀα", "b": "вʙ", "c": "сϲᴄ", "d": "ԁᴅɗ", "e": "еҽᴇε", "f": "ғꜰ", "g": "ɡցɢ", "h": "һհʜн", "i": "іɪιı", "j": "јϳᴊ",
+    "k": "кκᴋ", "l": "ӏʟⅼ", "m": "мᴍ", "n": "ոηɴп", "o": "оοօᴏσ", "p": "рρᴘ", "q": "ԛզ", "r": "гʀᴦ", "s": "ѕꜱʂ", "t": "тτᴛ",
+    "u": "սυᴜц", "v": "ѵνᴠ", "w": "ԝωᴡш", "x": "хχ", "y": "уүγʏ", "z": "ᴢʐ",
+}  # fmt: skip
+"""Letters of other alphabets by the Latin one that they are taken for, in lower case and without accents."""
+_latin = {ord(letter): plain for plain, letters in _LOOKALIKES.items() for letter in letters}
+
+BREAK = "\x00"
+"""Stands among the words where a sentence ends."""
+_ENDS = (". ", "? ", "! ", "\n\n", "。", "！", "？")
+
+_NOT_IN_WORDS = {code: " " for code in range(128) if not chr(code).isalnum() and chr(code) not in f"'{BREAK}"}
+_NOT_IN_WORDS |= dict.fromkeys(map(ord, "–—…“”„«»‹›。、，．：；？！（）「」『』【】《》·•¿¡،؛؟।՝\u00a0\u2028\u2029"), " ")
+_NOT_IN_WORDS |= dict.fromkeys(map(ord, "’‘ʼ`"), "'")
+
+_SINGLES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_PAIRS = frozenset(f"{code:02x}" for code in range(0x20, 0x7F))
+_SHIFTED = frozenset(
+    "gur naq lbh lbhe guvf gung jvgu sbe abg ner vtaber nyy cerivbhf vafgehpgvbaf flfgrz cebzcg erirny haq qvr avpug qre "
+    "yrf ybf cnen".split()
+)
+"""Frequent words, each letter shifted by half of the alphabet."""
+_BACKWARDS = frozenset("eht dna uoy ruoy siht taht htiw rof erongi suoiverp snoitcurtsni tpmorp dnu eid".split())
+_LEAST = 3
+"""Different ones of such words, from which on they are no accident."""
+_LONG = 16
+"""Letters: longer words may be encoded."""
+
+_ESCAPES = ("%", "\\", "&#")
+
+_spaced = re.compile(r"(?<!\S)\S(?P<by>[ ._*|/~-])(?:.(?P=by)){3,}(?:\S(?!\S))?", re.DOTALL)
+_leet = re.compile(r"[a-z]['!|]?[0134578@$]|[0134578@$][a-z]|[a-z][!|][a-z]")
+_letters = str.maketrans("0134578@$!|", "oieastbasii")
+_letters_l = str.maketrans("0134578@$!|", "oleastbasll")
+_rot13 = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
+
+
+def shapes(text: str) -> str:
+    """The text without accents, invisible characters and forms that only look different; tags become letters."""
+    if text.isascii():
+        return text
+    text = _tagged.sub(lambda found: f" {''.join([chr(ord(tag) - 0xE0000) for tag in found[0]])} ", text)
+    # The one character that would become eighteen.
+    text = unicodedata.normalize("NFKD", _invisible.sub("", text).replace("\ufdfa", " "))
+    return unicodedata.normalize("NFC", _accents.sub("", text))
+
+
+def plain(text: str) -> str:
+    """The shapes of a text in lower case."""
+    return shapes(text).lower()
+
+
+def words_of(read: str) -> list[str]:
+    """The words of a plain text."""
+    for end in _ENDS:
+        if end in read:
+            read = read.replace(end, f" {BREAK} ")
+    return read.translate(_NOT_IN_WORDS).split()
+
+
+def readings(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The plain form of a text with its words, and then the same of each other way to read it.
+
+    All of them together are at most a few times as long as the text.
+    """
+    seen: set[str] = set()
+    waiting = deque([(text, 0)])
+    budget = _MOST_AGAIN * len(text) + 4_096
+    while waiting and budget > 0:
+        raw, depth = waiting.popleft()
+        read = plain(raw)
+        if read in seen:
+            continue
+        seen.add(read)
+        budget -= len(read)
+        words = words_of(read)
+        yield read, words
+        if depth < _DEEPEST:
+            waiting += [(other, depth + 1) for other in _otherwise(raw, read, words)]
+
+
+def _otherwise(raw: str, read: str, words: list[str]) -> Iterator[str]:
+    different = set(words)
+    if (
+        any(map(raw.__contains__, _ESCAPES))
+        or max(map(len, different), default=0) >= _LONG
+        or len(different & _PAIRS) > _LEAST
+    ):
+        found = decoded(raw)
+        if found != raw:
+            yield found
+    if not read.isascii() and _mixed.search(read):
+        yield read.translate(_latin)
+    if len(different & _SINGLES) > _LEAST:
+        unspaced = _spaced.sub(lambda found: f" {found[0][::2]} ", raw)
+        if unspaced != raw:
+            yield unspaced
+    if any(map(read.__contains__, "013457@$!|")) and _leet.search(read):
+        yield read.translate(_letters)
+    if len(different & _SHIFTED) >= _LEAST:
+        yield read.translate(_rot13)
+    if len(different & _BACKWARDS) >= _LEAST:
+        yield read[::-1]
+    if any(map(read.__contains__, "1!|")) and _leet.search(read):
+        yield read.translate(_letters_l)
