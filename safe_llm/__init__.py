@@ -10,6 +10,7 @@
 
 from typing import TYPE_CHECKING
 
+from .checks.provenance import canary, untrusted
 from .client import AsyncSafeAzureOpenAI, AsyncSafeOpenAI, SafeAzureOpenAI, SafeOpenAI
 from .errors import (
     BudgetExceededError,
@@ -126,7 +127,9 @@ __all__ = [
     "UnpricedModelError",
     "Usage",
     "UsageRecord",
+    "canary",
     "identify",
     "open_async_store",
     "open_store",
+    "untrusted",
 ]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import inquiry
+from ._checking import inspected_async
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
 from ._streams import metered
@@ -31,7 +32,7 @@ from .effects import (
 from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_async_store
-from .types import Finding, LimitStatus, Outcome, Quote, Refusal, Reservation
+from .types import LimitStatus, Outcome, Quote, Refusal, Reservation
 
 Transmit = Callable[[dict[str, Any]], Awaitable[Any]]
 """Sends a body by the SDK's own means."""
@@ -153,8 +154,8 @@ class AsyncGuard(Shell):
             case FindPlan(identity):
                 found = self._found_plan(identity)
                 return _awaited(found) if inspect.isawaitable(found) else found
-            case Inspect(check, content):
-                return _inspected(check.inspect(content))
+            case Inspect(check, content, seconds):
+                return inspected_async(check, content, seconds)
         return self._now(effect)
 
     async def _ask_store(self, effect: Reserve | Settle | Peek) -> Any:
@@ -268,10 +269,6 @@ async def _off_loop(function: Callable[[], T]) -> T:
 
 async def _awaited(result: Awaitable[T]) -> T:
     return await result
-
-
-async def _inspected(found: Any) -> tuple[Finding, ...]:
-    return tuple(await found if inspect.isawaitable(found) else found)
 
 
 async def _insist(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]] | None = None) -> T:

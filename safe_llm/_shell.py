@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
+from ._checking import inspected
 from ._outage import StoreLink
 from ._requests import call_of
 from ._transport import sending
@@ -60,7 +61,7 @@ class Shell:
             Emit: self._emit,
             FindPlan: self._found_plan,
             Compute: lambda function: function(),
-            Inspect: lambda check, content: tuple(check.inspect(content)),
+            Inspect: inspected,
             Complete: lambda flow, _waits: drive(flow, self._now),
         }
         dispatcher.before_close = self._deliver_last

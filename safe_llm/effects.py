@@ -29,6 +29,8 @@ class Inspect(NamedTuple):
 
     check: Check
     content: Content
+    seconds: float
+    """How long it may take."""
 
 
 class Compute(NamedTuple):
@@ -94,8 +96,8 @@ def find_plan(identity: Claim) -> Flow[str | None]:
     return found
 
 
-def inspect(check: Check, content: Content) -> Flow[tuple[Finding, ...]]:
-    findings: tuple[Finding, ...] = yield Inspect(check, content)
+def inspect(check: Check, content: Content, seconds: float) -> Flow[tuple[Finding, ...]]:
+    findings: tuple[Finding, ...] = yield Inspect(check, content, seconds)
     return findings
 
 

@@ -13,15 +13,15 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 from . import accounting, background, counting, reserving, settling
 from .accounting import Amounts
-from .effects import Flow, complete, emit, find_plan, inspect, reserve, send, settle
+from .effects import Flow, complete, compute, emit, find_plan, inspect, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
 from .endpoints.weighing import take_over
@@ -49,7 +49,12 @@ from .types import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from .checks.inputs import InputChecks
+
 _LONGEST_MODEL = 256
+_CHECK_SECONDS = 5.0
+"""What a check of the application may take, where it says nothing itself."""
 _IN_BODY_ONLY = frozenset(
     (
         *("model", "messages", "input", "prompt", "instructions", "n", "best_of", "stream", "stream_options", "user"),
@@ -296,30 +301,49 @@ class Guard:
             admission.ends = admission.began + admission.deadline_seconds
 
     def _check_input(self, admission: Admission) -> Flow[None]:
+        call, claim, rules = admission.call, admission.identity, admission.rules.checks
+        parts = call.endpoint.parts(call)
+        if not rules.injection == rules.role_markers == rules.hidden_text == "off":
+            look = partial(self._own_checks.inspect, parts, rules)
+            found = (yield from compute(look)) if self._own_checks.takes_long(parts) else look()
+            self._obey(admission, found)
         if not self.checks:
             return
-        call, claim = admission.call, admission.identity
         caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
-        content = Content("input", call.endpoint.parts(call), caller, call.endpoint.name, call.model)
+        content = Content("input", parts, caller, call.endpoint.name, call.model)
         for check in self.checks:
             try:
-                findings = yield from inspect(check, content)
+                found = yield from inspect(check, content, self._seconds_for(check, admission))
             except Exception as error:
-                if admission.rules.checks.on_error == "deny":
+                if rules.on_error == "deny" and getattr(check, "action", "deny") != "flag":
                     raise InputRejectedError(
                         f"User {claim.user!r} is denied: the check {check.name!r} failed with "
                         f"{type(error).__name__}, and [checks] on_error is deny.",
                         code="check_failed",
                     ) from error
-                findings = (Finding(rule=f"{check.name}_failed", severity="low", where="input"),)
-            admission.findings += findings
-            for finding in findings:
-                if finding.action != "flag":  # there is nothing to redact before sending, so that is a denial, too
-                    denied = InjectionDetectedError if "injection" in finding.rule else InputRejectedError
-                    raise denied(
-                        f"User {claim.user!r} is denied: the check {check.name!r} found {finding.rule!r} in "
-                        f"{finding.where}."
-                    )
+                found = (Finding(rule=f"{check.name}_failed", severity="low", where="input"),)
+            self._obey(admission, found)
+
+    @cached_property
+    def _own_checks(self) -> InputChecks:
+        from .checks.inputs import InputChecks  # here, because importing the package is not to compile its rules
+
+        return InputChecks()
+
+    def _seconds_for(self, check: Check, admission: Admission) -> float:
+        own: float = getattr(check, "timeout", _CHECK_SECONDS)
+        return own if admission.ends is None else min(own, max(admission.ends - self.clock.monotonic(), 0.0))
+
+    def _obey(self, admission: Admission, findings: tuple[Finding, ...]) -> None:
+        """Note what a check found, and deny the call where it says so."""
+        admission.findings += findings
+        for finding in findings:
+            if finding.action != "flag":  # there is nothing to redact before sending, so that is a denial, too
+                denied = InjectionDetectedError if "injection" in finding.rule else InputRejectedError
+                raise denied(
+                    f"User {admission.identity.user!r} is denied: a check found {finding.rule!r} in {finding.where} "
+                    f"(for the built-in ones, [checks] says what follows)."
+                )
 
     def _cap(self, call: Call, rules: Rules) -> None:
         output = rules.output

@@ -21,14 +21,18 @@ _MOST_ODD = 0.1
 
 def decoded(text: str) -> str:
     """The text, with all that is encoded in it written out. What does not decode to text stays as it is."""
+    return _base64.sub(_from_base64, _hex.sub(_from_hex, unescaped(text)))
+
+
+def unescaped(text: str) -> str:
+    """The text, with the characters written out that stand as percent signs, escapes or entities."""
     if "%" in text and _percent.search(text):
         text = unquote(text, errors="replace")
     if "\\" in text:
         text = _escape.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
     if "&" in text:
         text = unescape(text)
-    text = _hex.sub(_from_hex, text)
-    return _base64.sub(_from_base64, text)
+    return text
 
 
 def _from_hex(found: re.Match[str]) -> str:

@@ -84,28 +84,37 @@ RULES = (
 class Rule(NamedTuple):
     """One sequence of meanings."""
 
-    family: str
+    name: str
     weight: float
     pattern: re.Pattern[str]
+    needs: tuple[frozenset[str], ...]
+    """Letters of which a text must have one each: a look that is much cheaper than the pattern."""
 
 
-def _compiled(said: str) -> re.Pattern[str]:
+def _compiled(family: str, weight: float, said: str) -> Rule:
     """A rule's words as a regular expression over letters: ``a|b`` is either, ``.3`` up to three words between."""
-    parts = [f"[^{BREAK}]{{0,{part[1:]}}}" if part[0] == "." else f"[{class_of(*part.split('|'))}]" for part in said.split()]
-    return re.compile("".join(parts), re.DOTALL)
+    parts, needs = [], []
+    for part in said.split():
+        if part[0] == ".":
+            parts.append(f"[^{BREAK}]{{0,{part[1:]}}}")
+        else:
+            letters = class_of(*part.split("|"))
+            parts.append(f"[{letters}]")
+            needs.append(frozenset(letters))
+    return Rule(f"{family}: {said}", weight, re.compile("".join(parts)), tuple(needs))
 
 
-_rules = [Rule(family, weight, _compiled(said)) for family, weight, said in RULES]
+_rules = [_compiled(*rule) for rule in RULES]
 
 
 def explain(text: str) -> dict[str, float]:
     """What speaks for an attack in the most telling part of a text: the rules that hold, and their weights."""
-    return max((dict(found) for found in _windows(text)), key=_combined, default={})
+    return max((dict(found) for found in _windows(text, None)), key=_combined, default={})
 
 
-def score(text: str) -> float:
-    """How much a text reads like an attack, from 0 to 1."""
-    return max(map(_combined, map(dict, _windows(text))), default=0.0)
+def score(text: str, shaped: str | None = None) -> float:
+    """How much a text reads like an attack, from 0 to 1. Its shapes are given where they are known."""
+    return max(map(_combined, map(dict, _windows(text, shaped))), default=0.0)
 
 
 def _combined(weights: dict[str, float]) -> float:
@@ -119,16 +128,24 @@ def _combined(weights: dict[str, float]) -> float:
     return 1 - rest
 
 
-def _windows(text: str) -> Iterator[list[tuple[str, float]]]:
-    for read, words in readings(text):
+def _windows(text: str, shaped: str | None) -> Iterator[list[tuple[str, float]]]:
+    for read, words in readings(text, shaped):
         apart_read = apart(read)
         letters = spelled(words if apart_read is read else words_of(apart_read))
         if not letters.strip(OTHER + BREAK):
             continue
         for start in range(0, max(len(letters) - _WINDOW, 0) + _STEP, _STEP):
-            end = start + _WINDOW
-            yield [
-                (f"{rule.family}: {said}", rule.weight)
-                for rule, (_, _, said) in zip(_rules, RULES, strict=True)
-                if rule.pattern.search(letters, start, end)
-            ]
+            yield _holding(letters, start, start + _WINDOW)
+
+
+def _holding(letters: str, start: int, end: int) -> list[tuple[str, float]]:
+    present = set(letters[start:end])
+    found = []
+    for name, weight, pattern, needs in _rules:
+        for need in needs:
+            if present.isdisjoint(need):
+                break
+        else:
+            if pattern.search(letters, start, end):
+                found.append((name, weight))
+    return found

@@ -12,7 +12,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Iterator
 
-from .decoding import decoded
+from .decoding import decoded, unescaped
 
 _DEEPEST = 3
 """Encodings inside of encodings."""
@@ -26,7 +26,9 @@ INVISIBLE = (
 """For a class of a regular expression: what has no shape of its own."""
 _invisible = re.compile(f"[{INVISIBLE}]+")
 _tagged = re.compile("[\U000e0020-\U000e007e]+")
-_accents = re.compile("[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u064b-\u065f\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+")
+_accents = re.compile(
+    "[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u064b-\u065f\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+"
+)
 
 _FOREIGN = "\u0370-\u058f\u13a0-\u13ff\u1d00-\u1d7f\u0250-\u02af\ua730-\ua731"
 _mixed = re.compile(f"[a-z][{_FOREIGN}]|[{_FOREIGN}][a-z]")
@@ -43,8 +45,7 @@ BREAK = "\x00"
 _ENDS = (". ", "? ", "! ", "\n\n", "。", "！", "？")
 
 _NOT_IN_WORDS = {code: " " for code in range(128) if not chr(code).isalnum() and chr(code) not in f"'{BREAK}"}
-_NOT_IN_WORDS |= dict.fromkeys(map(ord, "–—…“”„«»‹›。、，．：；？！（）「」『』【】《》·•¿¡،؛؟।՝\u00a0\u2028\u2029"), " ")
-_NOT_IN_WORDS |= dict.fromkeys(map(ord, "’‘ʼ`"), "'")
+_word = re.compile("[^\\s!-&(-/:-@\\[-`{-~–—…“”„«»‹›。、，．：；？！（）「」『』【】《》·•¿¡،؛؟।՝]+")
 
 _SINGLES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _PAIRS = frozenset(f"{code:02x}" for code in range(0x20, 0x7F))
@@ -56,13 +57,15 @@ _SHIFTED = frozenset(
 _BACKWARDS = frozenset("eht dna uoy ruoy siht taht htiw rof erongi suoiverp snoitcurtsni tpmorp dnu eid".split())
 _LEAST = 3
 """Different ones of such words, from which on they are no accident."""
-_LONG = 16
+_LEAST_LEET = 2
+_LONG = 20
 """Letters: longer words may be encoded."""
 
 _ESCAPES = ("%", "\\", "&#")
 
 _spaced = re.compile(r"(?<!\S)\S(?P<by>[ ._*|/~-])(?:.(?P=by)){3,}(?:\S(?!\S))?", re.DOTALL)
-_leet = re.compile(r"[a-z]['!|]?[0134578@$]|[0134578@$][a-z]|[a-z][!|][a-z]")
+_leet = re.compile(r"[a-z][0134578]{1,2}[a-z]")
+_leet_signs = re.compile(r"[a-z][@$!|][a-z]|(?<!\S)[@$][a-z]")
 _letters = str.maketrans("0134578@$!|", "oieastbasii")
 _letters_l = str.maketrans("0134578@$!|", "oleastbasll")
 _rot13 = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
@@ -78,21 +81,16 @@ def shapes(text: str) -> str:
     return unicodedata.normalize("NFC", _accents.sub("", text))
 
 
-def plain(text: str) -> str:
-    """The shapes of a text in lower case."""
-    return shapes(text).lower()
-
-
 def words_of(read: str) -> list[str]:
     """The words of a plain text."""
     for end in _ENDS:
         if end in read:
             read = read.replace(end, f" {BREAK} ")
-    return read.translate(_NOT_IN_WORDS).split()
+    return read.translate(_NOT_IN_WORDS).split() if read.isascii() else _word.findall(read.replace("’", "'"))
 
 
-def readings(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The plain form of a text with its words, and then the same of each other way to read it.
+def readings(text: str, shaped: str | None = None) -> Iterator[tuple[str, list[str]]]:
+    """The shapes of a text in lower case, with its words, and then the same of each other way to read it.
 
     All of them together are at most a few times as long as the text.
     """
@@ -101,7 +99,8 @@ def readings(text: str) -> Iterator[tuple[str, list[str]]]:
     budget = _MOST_AGAIN * len(text) + 4_096
     while waiting and budget > 0:
         raw, depth = waiting.popleft()
-        read = plain(raw)
+        read = (shapes(raw) if shaped is None else shaped).lower()
+        shaped = None  # that was the text's own
         if read in seen:
             continue
         seen.add(read)
@@ -114,12 +113,9 @@ def readings(text: str) -> Iterator[tuple[str, list[str]]]:
 
 def _otherwise(raw: str, read: str, words: list[str]) -> Iterator[str]:
     different = set(words)
-    if (
-        any(map(raw.__contains__, _ESCAPES))
-        or max(map(len, different), default=0) >= _LONG
-        or len(different & _PAIRS) > _LEAST
-    ):
-        found = decoded(raw)
+    may_be_encoded = max(map(len, different), default=0) >= _LONG or len(different & _PAIRS) > _LEAST
+    if may_be_encoded or any(map(raw.__contains__, _ESCAPES)):
+        found = decoded(raw) if may_be_encoded else unescaped(raw)
         if found != raw:
             yield found
     if not read.isascii() and _mixed.search(read):
@@ -128,11 +124,19 @@ def _otherwise(raw: str, read: str, words: list[str]) -> Iterator[str]:
         unspaced = _spaced.sub(lambda found: f" {found[0][::2]} ", raw)
         if unspaced != raw:
             yield unspaced
-    if any(map(read.__contains__, "013457@$!|")) and _leet.search(read):
+    if _is_leet(read, different):
         yield read.translate(_letters)
     if len(different & _SHIFTED) >= _LEAST:
         yield read.translate(_rot13)
     if len(different & _BACKWARDS) >= _LEAST:
         yield read[::-1]
-    if any(map(read.__contains__, "1!|")) and _leet.search(read):
+    if "1" in read and _is_leet(read, different):
         yield read.translate(_letters_l)
+
+
+def _is_leet(read: str, words: set[str]) -> bool:
+    """Whether several words have digits or signs for letters."""
+    mixed = [word for word in words if not word.isalpha() and not word.isdecimal() and _leet.search(word)]
+    if len(mixed) >= _LEAST_LEET:
+        return True
+    return any(map(read.__contains__, "@$!|")) and len(_leet_signs.findall(read)) >= _LEAST_LEET

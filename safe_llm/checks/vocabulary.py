@@ -209,13 +209,13 @@ def _meanings() -> dict[str, frozenset[str]]:
 
 
 _meanings_of = _meanings()
-_letter_of = {meanings: chr(0x100 + number) for number, meanings in enumerate(sorted(set(_meanings_of.values()), key=sorted))}
+_letter_of = {
+    meanings: chr(0x100 + number) for number, meanings in enumerate(sorted(set(_meanings_of.values()), key=sorted))
+}
 LETTERS = {word: _letter_of[meanings] for word, meanings in _meanings_of.items()} | {BREAK: BREAK}
 """The letter of each word that means something. Words with the same meanings share one."""
 
-_unspaced_words = re.compile(
-    "|".join(sorted(filter(_UNSPACED.search, LETTERS), key=len, reverse=True))
-)
+_unspaced_words = re.compile("|".join(sorted(filter(_UNSPACED.search, LETTERS), key=len, reverse=True)))
 
 
 def class_of(*meanings: str) -> str:
