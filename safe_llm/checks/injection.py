@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from .noise import has_odd_tail, is_repetition
 from .normalizing import BREAK, readings, words_of
 from .vocabulary import OTHER, apart, class_of, spelled
 
 THRESHOLD = 0.5
 """A text that scores less is not worth telling."""
+_NOISE = 0.5
+"""Weight of what no person writes."""
 _WINDOW, _STEP = 400, 350
 """Words that are looked at together: what is said pages apart does not add up."""
 
@@ -25,6 +28,7 @@ RULES = (
     ("override", 0.55, "ignore .3 rule|promptword|vendor"),
     ("override", 0.55, "ignore .2 everything .1 prior|asked"),
     ("override", 0.55, "ignore .2 everything .5 leak|respond"),
+    ("override", 0.55, "ignore .2 prior .3 leak|respond"),
     ("override", 0.4, "ignore .1 everything"),
     ("override", 0.4, "ignore .3 prior"),
     ("override", 0.55, "prior .2 rule|talk|promptword .4 ignore"),
@@ -34,13 +38,14 @@ RULES = (
     ("renewal", 0.4, "override .1 fresh .1 rule|talk"),
     ("renewal", 0.4, "fresh .1 override .1 rule|talk"),
     ("renewal", 0.35, "you .1 fresh .1 rule|talk"),
+    ("renewal", 0.3, "newer .1 rule|talk"),
     ("renewal", 0.2, "fresh .1 rule|promptword"),
     # The system prompt is to be told.
     ("leak", 0.65, "leak .4 prior|system .2 promptword"),
     ("leak", 0.55, "leak .4 you .2 promptword"),
     ("leak", 0.5, "leak .3 system .1 talk"),
-    ("leak", 0.5, "leak .3 you .2 system"),
-    ("leak", 0.4, "leak .3 you .2 rule"),
+    ("leak", 0.5, "leak .3 you .2 system .1 promptword|talk"),
+    ("leak", 0.3, "leak .3 you .2 rule"),
     ("leak", 0.4, "leak .3 everything|talk .1 prior"),
     ("leak", 0.3, "system .1 promptword"),
     ("leak", 0.5, "leak .3 you .3 secret"),
@@ -48,13 +53,13 @@ RULES = (
     # Another persona, without rules.
     ("persona", 0.35, "newly .3 you .2 are|become"),
     ("persona", 0.35, "you .1 are .1 newly"),
-    ("persona", 0.15, "become"),
+    ("persona", 0.1, "become"),
     ("named", 0.7, "do anythingword newly"),
     ("named", 0.45, "developer mode"),
     ("named", 0.25, "enable .4 mode"),
     ("named", 0.3, "persona"),
     ("evil", 0.2, "evil"),
-    ("evil", 0.3, "evil|opposite .3 chatbot"),
+    ("evil", 0.3, "evil|opposite .5 chatbot"),
     ("stay", 0.25, "stay .2 character"),
     ("free", 0.3, "free"),
     ("free", 0.5, "free .3 chatbot|respond|you"),
@@ -63,6 +68,7 @@ RULES = (
     ("unbound", 0.5, "not .1 limits .1 chatbot"),
     ("moral", 0.35, "not .3 moral"),
     ("moral", 0.45, "ignore .5 moral|limits"),
+    ("moral", 0.3, "violate .2 moral|limits|policies"),
     ("vendor", 0.45, "vendor .3 policies"),
     ("refusal", 0.3, "not .2 refuse"),
     ("bad", 0.4, "bad .1 bad .1 bad"),
@@ -71,9 +77,10 @@ RULES = (
     ("chatbot", 0.1, "chatbot"),
     # Text that turns to the model, where it should be read only.
     ("planted", 0.45, "include .3 you .1 respond"),
-    ("planted", 0.35, "end .2 you .1 respond"),
+    ("planted", 0.42, "compose .4 you .1 respond"),
+    ("planted", 0.42, "you .1 respond .4 include"),
     ("planted", 0.4, "condition you .2 asked .9 fresh"),
-    ("conceal", 0.5, "not .1 leak .3 user"),
+    ("conceal", 0.45, "not .1 tell .3 user"),
     ("repeat", 0.3, "leak .9 times"),
     ("send", 0.45, "send .4 secret"),
     ("encode", 0.25, "encode .9 follow"),
@@ -129,13 +136,19 @@ def _combined(weights: dict[str, float]) -> float:
 
 
 def _windows(text: str, shaped: str | None) -> Iterator[list[tuple[str, float]]]:
-    for read, words in readings(text, shaped):
+    odd = [("noise: an odd tail", _NOISE)] if has_odd_tail(text) else []
+    for number, (read, words) in enumerate(readings(text, shaped)):
         apart_read = apart(read)
         letters = spelled(words if apart_read is read else words_of(apart_read))
+        for start in range(0, max(len(words) - _WINDOW, 0) + _STEP, _STEP) if number == 0 else ():
+            if is_repetition(words[start : start + _WINDOW]):
+                yield [("noise: a repetition", _NOISE), *odd]
         if not letters.strip(OTHER + BREAK):
             continue
         for start in range(0, max(len(letters) - _WINDOW, 0) + _STEP, _STEP):
-            yield _holding(letters, start, start + _WINDOW)
+            yield _holding(letters, start, start + _WINDOW) + odd
+    if odd:
+        yield odd
 
 
 def _holding(letters: str, start: int, end: int) -> list[tuple[str, float]]:

@@ -31,6 +31,7 @@ _accents = re.compile(
 )
 
 _FOREIGN = "\u0370-\u058f\u13a0-\u13ff\u1d00-\u1d7f\u0250-\u02af\ua730-\ua731"
+_foreign = re.compile(f"[{_FOREIGN}]")
 _mixed = re.compile(f"[a-z][{_FOREIGN}]|[{_FOREIGN}][a-z]")
 _LOOKALIKES = {
     "a": "аɑᴀα", "b": "вʙ", "c": "сϲᴄ", "d": "ԁᴅɗ", "e": "еҽᴇε", "f": "ғꜰ", "g": "ɡցɢ", "h": "һհʜн", "i": "іɪιı", "j": "јϳᴊ",
@@ -75,9 +76,11 @@ def shapes(text: str) -> str:
     """The text without accents, invisible characters and forms that only look different; tags become letters."""
     if text.isascii():
         return text
-    text = _tagged.sub(lambda found: f" {''.join([chr(ord(tag) - 0xE0000) for tag in found[0]])} ", text)
+    if _invisible.search(text):
+        text = _tagged.sub(lambda found: f" {''.join([chr(ord(tag) - 0xE0000) for tag in found[0]])} ", text)
+        text = _invisible.sub("", text)
     # The one character that would become eighteen.
-    text = unicodedata.normalize("NFKD", _invisible.sub("", text).replace("\ufdfa", " "))
+    text = unicodedata.normalize("NFKD", text.replace("\ufdfa", " "))
     return unicodedata.normalize("NFC", _accents.sub("", text))
 
 
@@ -118,7 +121,7 @@ def _otherwise(raw: str, read: str, words: list[str]) -> Iterator[str]:
         found = decoded(raw) if may_be_encoded else unescaped(raw)
         if found != raw:
             yield found
-    if not read.isascii() and _mixed.search(read):
+    if not read.isascii() and _foreign.search(read) and _mixed.search(read):
         yield read.translate(_latin)
     if len(different & _SINGLES) > _LEAST:
         unspaced = _spaced.sub(lambda found: f" {found[0][::2]} ", raw)

@@ -17,7 +17,7 @@ OTHER = "."
 
 WORDS = {
     "ignore": """
-        ignore ignoring ignores disregard disregarding forget forgetting override overriding overrule bypass bypassing neglect
+        ignore ignoring ignores disregard disregarding disregards forget forgets forgetting override overriding overrule bypass bypassing bypasses neglect
         unlearn nullify circumvent supersede supersedes ignor ignroe ingore igmre
         ignoriere ignorieren ignorier ignoriert vergiss vergesse vergessen vergesst missachte missachten uberschreibe
         ignorez ignorer ignorons oublie oubliez oublier negligez outrepasse contourne
@@ -54,7 +54,7 @@ WORDS = {
         richtlijnen instrukcje instrukcji polecenia polecen zasady zasad wytyczne инструкции инструкций инструкцию правила
         правил указания указаний команды приказы інструкції інструкцій правил вказівки talimatlari talimatlar talimat
         talimatlarini kurallari kurallar komutlari yonergeleri instruktioner instruktionerna regler reglerna anvisningar
-        instruksjoner instrukser instruktionerne instrukce instrukci pokyny pokynu pravidla uputstva pravila
+        instruksjoner instrukser instruktionerne instrukce instrukci pokyny pokynu pravidla uputstva pravila instrukcije upute
         instructiunile instructiuni regulile instruksi perintah aturan petunjuk utasitast utasitasokat szabalyokat ohjeet
         saannot التعليمات تعليمات القواعد الاوامر دستورات دستورالعمل قوانین οδηγιες κανονες εντολες ההוראות הוראות הכללים
         निर्देशो निर्देश निर्देशों नियमो आदेशो 指令 指示 规则 規則 命令 要求 提示 规定 ルール 指示を 命令を 지시 지시사항 명령 규칙 지침 명령을 지시를
@@ -76,6 +76,7 @@ WORDS = {
         streiche streichen losche loschen beende verwirf borra elimina descarta supprime efface apaga cancella verwijder usun
         удали сотри отмени sil kaldir 删除 清除 清空 停止 削除 消去 삭제 지워 हटा حذف امسح""",
     "asked": "asked told requested instructed prompted ordered given gave",
+    "tell": "tell inform mention reveal notify disclose alert warn acknowledge",
     "user": "user users human person customer reader operator anyone anybody",
     "times": "times fois veces vezes mal volte razy раз keer",
     "all": "all any every each your my these those the alle allen alles toutes tous todas todos todo tutte tutti wszystkie все всі tum butun"
@@ -107,6 +108,14 @@ WORDS = {
     "newly": """
         now henceforth onwards onward nun jetzt ab-jetzt maintenant desormais ahora agora adesso ora nu teraz отныне теперь
         artik simdi fortan 现在 從現在 从现在 今から これから 이제 지금부터 अब الان الآن sekarang""",
+    "violate": "violate violates violating break breaks breaking defy defies defying breach brich verstosse",
+    "newer": """
+        new neue neuen neues neuer nouvelle nouvelles nuevo nueva nuevas novas nova novo nuovo nuova nuove nieuwe nowe nowa nowy
+        новые новая новое нове yeni ny nya nye novy nove noi uj uusi जديدة جديد الجديدة جدید νεες νεα חדשות חדש नए नया
+        新的 新 新しい 새로운 ใหม่ moi baru""",
+    "compose": """
+        add append include insert integrate incorporate embed mention modify change alter replace conclude finish end begin
+        start make ensure put weave place promote recommend advertise inject attach prepend""",
     "fresh": """
         new following instead only neue neuen neues nouvelle nouvelles nuevo nueva nuevas novas nova nuovo nuove nieuwe nowe
         новые новая вместо yeni nya 新的 新 新しい 새로운 नया जديدة الجديدة baru next real actual""",
@@ -164,7 +173,7 @@ WORDS = {
     "end": "end ends ended ending concluded complete completed finished",
     "document": "document input text context prompt instructions data conversation system user email article content query message output",
     "secret": """
-        password passwords passphrase secret secrets key keys credential credentials token api-key apikey ssh cookies cookie
+        password passwords passphrase credential credentials apikey ssh cookies
         passwort contrasena clave mot-de-passe пароль пароли senha parola hasło haslo 密码 密碼 パスワード 비밀번호 kata-sandi""",
     "send": "send forward email post upload transmit exfiltrate submit fetch curl request append embed",
     "encode": "base64 rot13 hex encoded encode decode decoded encoding cipher caesar morse ciphertext decrypt encrypted unicode leetspeak",
