@@ -6,7 +6,7 @@ DROPIN := .venv-dropin
 FRAMEWORKS := .venv-frameworks
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest test-dropin test-frameworks lint bench bench-tokens format clean
+.PHONY: demo test test-lowest test-dropin test-frameworks lint bench bench-tokens bench-checks format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
@@ -36,6 +36,9 @@ bench: $(VENV)/.ready
 
 bench-tokens: $(VENV)/.ready
 	$(BIN)/python benchmarks/tokens.py $(FILE)
+
+bench-checks: $(VENV)/.ready
+	$(BIN)/python benchmarks/checks.py $(FILE)
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

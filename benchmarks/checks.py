@@ -2,10 +2,10 @@
 
     python benchmarks/checks.py LABELLED.jsonl.gz
 
-Each line is one text: ``text``, ``label`` (1: an attack), ``source``, ``kind`` and ``lang``. Prints, by kind and by source, the
-share that ``injection`` tells at the shipped threshold: recall of attacks, false positives of the benign. Texts of the
-kind "indirect", and the benign of the same sources, are looked at as what a tool returned, all others as a user's words.
-Then the same for disguised copies of both, and how long a message of 4,000 characters takes.
+Each line is one text: ``text``, ``label`` (1: an attack), ``source``, ``kind`` and ``lang``. Prints, by kind and by
+source, the share that ``injection`` tells at the shipped threshold: recall of attacks, false positives of the benign.
+Texts of the kind "indirect", and the benign of the same sources, are looked at as what a tool returned, all others as a
+user's words. Then the same for disguised copies of both, and how long a message of 4,000 characters takes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from safe_llm.policy import CheckRules
 from safe_llm.types import Part
 
 _EVERY = 5
-"""Of the texts, how many of them are disguised: each fifth of a source, for a tenth of the time."""
+"""Of so many texts one is disguised, in each way."""
 _LONGEST = 4_000
 """Characters of a disguised text."""
 
@@ -89,7 +89,9 @@ def as_told(texts: list[Text], telling: Telling) -> None:
     injection = shares(texts, telling.finds)
     denied = shares(texts, lambda text: telling.finds(text, ("role_markers", "hidden_text")))
     print(f"{'kind':12} {'source':26} {'n':>6} {'injection':>10} {'markers or hidden':>18}")
-    for (kind, source), told in sorted(injection.items(), key=lambda item: (item[0][0], item[0][1] != "all", item[0][1])):
+    for (kind, source), told in sorted(
+        injection.items(), key=lambda item: (item[0][0], item[0][1] != "all", item[0][1])
+    ):
         others = denied[kind, source]
         print(f"{kind:12} {source:26} {len(told):>6} {_share(told):>10} {_share(others):>18}")
 

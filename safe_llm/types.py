@@ -309,8 +309,8 @@ class Content:
 class Check(Protocol):
     """Looks at what goes in or what comes out, and says what it found. A coroutine `inspect` is for async clients.
 
-    Two more attributes are read where a check has them. ``timeout``: seconds that it may take, instead of 5. ``action``:
-    with "flag", its failure or overrun is only noted where ``[checks] on_error`` is "deny".
+    Two more attributes are read where a check has them. ``timeout``: seconds that it may take, instead of 5.
+    ``action``: with "flag", its failure or overrun is only noted where ``[checks] on_error`` is "deny".
     """
 
     @property

@@ -11,7 +11,10 @@ from itertools import islice
 
 from .normalizing import INVISIBLE
 
-_ZERO = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+_ZERO = (
+    "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0"
+    "\ufff9-\ufffb"
+)
 _DIRECTION = "\u061c\u200e\u200f\u202a-\u202c\u2066-\u2069"
 _JOINING = "\u0590-\u1dff\u2071-\ufdff\ufe0f-\ufefe\U00010000-\U0001ffff"
 """Letters and pictures that joiners stand after: from Hebrew on, and all emoji."""

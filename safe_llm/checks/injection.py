@@ -1,8 +1,8 @@
 """How much a text reads like an attempt to take a model over: a score from 0 to 1.
 
-Rules are about meanings, not wordings: a text becomes one letter for each word (`vocabulary`), and a rule is a sequence of
-meanings with gaps. Each that holds adds its weight, the more the less is there already. Such a filter stops what is
-written without care; FACTS about what it finds, and what it takes for an attack, come from ``make bench-checks``.
+Rules are about meanings, not wordings: a text becomes one letter for each word (`vocabulary`), and a rule is a sequence
+of meanings with gaps. The strongest rule of each family counts, and what several families say adds up. This stops what
+is written without care, and flags what deserves a look; it is no wall. ``make bench-checks`` measures it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,25 @@ THRESHOLD = 0.5
 """A text that scores less is not worth telling."""
 _NOISE = 0.5
 """Weight of what no person writes."""
+_IMAGE = re.compile(r"!\[[^\]\n]{0,64}\]\(https?://[^)\s]{0,128}[?&=/][^)\s]{0,64}[\[{<$]")
+"""A picture whose address is to be filled in: it carries what it is filled with to whoever serves it."""
 _WINDOW, _STEP = 400, 350
 """Words that are looked at together: what is said pages apart does not add up."""
 
 RULES = (
     # The instructions so far are to be dropped.
     ("override", 0.75, "ignore|drop .3 prior .2 rule|talk|promptword"),
-    ("override", 0.55, "ignore .3 rule|promptword|vendor"),
+    ("override", 0.55, "ignore .3 promptword|vendor"),
+    ("override", 0.4, "ignore .3 rule"),
+    ("override", 0.55, "ignore .1 all .2 rule"),
+    ("override", 0.75, "ignore .3 rule|talk .2 prior"),
     ("override", 0.55, "ignore .2 everything .1 prior|asked"),
-    ("override", 0.55, "ignore .2 everything .5 leak|respond"),
-    ("override", 0.55, "ignore .2 prior .3 leak|respond"),
+    ("override", 0.55, "ignore .2 everything .5 leak|give|respond"),
+    ("override", 0.55, "ignore .2 prior .3 leak|give|respond"),
     ("override", 0.4, "ignore .1 everything"),
     ("override", 0.4, "ignore .3 prior"),
     ("override", 0.55, "prior .2 rule|talk|promptword .4 ignore"),
+    ("override", 0.55, "rule|promptword .1 prior .4 ignore"),
     ("override", 0.55, "ignore .3 talk .2 prior|asked"),
     ("override", 0.5, "not .1 follow .3 prior .2 rule|talk"),
     ("override", 0.35, "not .2 prior .1 rule"),
@@ -42,11 +48,13 @@ RULES = (
     ("renewal", 0.2, "fresh .1 rule|promptword"),
     # The system prompt is to be told.
     ("leak", 0.65, "leak .4 prior|system .2 promptword"),
-    ("leak", 0.55, "leak .4 you .2 promptword"),
+    ("leak", 0.55, "leak|give .3 you .2 promptword"),
     ("leak", 0.5, "leak .3 system .1 talk"),
-    ("leak", 0.5, "leak .3 you .2 system .1 promptword|talk"),
-    ("leak", 0.3, "leak .3 you .2 rule"),
+    ("leak", 0.65, "leak|give .3 you .2 prior|system .1 promptword|talk"),
+    ("leak", 0.45, "leak|give .3 you .1 config"),
+    ("leak", 0.3, "leak|give .3 you .2 rule"),
     ("leak", 0.4, "leak .3 everything|talk .1 prior"),
+    ("leak", 0.65, "leak .4 systemprompt"),
     ("leak", 0.3, "system .1 promptword"),
     ("leak", 0.5, "leak .3 you .3 secret"),
     ("verbatim", 0.2, "leak .4 exactly"),
@@ -67,7 +75,7 @@ RULES = (
     ("unbound", 0.3, "not .2 limits|policies"),
     ("unbound", 0.5, "not .1 limits .1 chatbot"),
     ("moral", 0.35, "not .3 moral"),
-    ("moral", 0.45, "ignore .5 moral|limits"),
+    ("moral", 0.35, "ignore .5 moral|limits"),
     ("moral", 0.3, "violate .2 moral|limits|policies"),
     ("vendor", 0.45, "vendor .3 policies"),
     ("refusal", 0.3, "not .2 refuse"),
@@ -137,6 +145,8 @@ def _combined(weights: dict[str, float]) -> float:
 
 def _windows(text: str, shaped: str | None) -> Iterator[list[tuple[str, float]]]:
     odd = [("noise: an odd tail", _NOISE)] if has_odd_tail(text) else []
+    if "![" in text and _IMAGE.search(text):
+        odd.append(("planted: a picture to be filled in", _NOISE))
     for number, (read, words) in enumerate(readings(text, shaped)):
         apart_read = apart(read)
         letters = spelled(words if apart_read is read else words_of(apart_read))

@@ -1,4 +1,4 @@
-"""Chat-template tokens in text that should only be read: with them a text can pretend to be another turn, or the system.
+"""Chat-template tokens in text that should only be read: they let it pretend to be another turn, or the system.
 
 Only tokens that a model's own template has. A heading such as ``### System:`` and HTML's ``<s>`` are ordinary text.
 """

@@ -34,9 +34,9 @@ _FOREIGN = "\u0370-\u058f\u13a0-\u13ff\u1d00-\u1d7f\u0250-\u02af\ua730-\ua731"
 _foreign = re.compile(f"[{_FOREIGN}]")
 _mixed = re.compile(f"[a-z][{_FOREIGN}]|[{_FOREIGN}][a-z]")
 _LOOKALIKES = {
-    "a": "аɑᴀα", "b": "вʙ", "c": "сϲᴄ", "d": "ԁᴅɗ", "e": "еҽᴇε", "f": "ғꜰ", "g": "ɡցɢ", "h": "һհʜн", "i": "іɪιı", "j": "јϳᴊ",
-    "k": "кκᴋ", "l": "ӏʟⅼ", "m": "мᴍ", "n": "ոηɴп", "o": "оοօᴏσ", "p": "рρᴘ", "q": "ԛզ", "r": "гʀᴦ", "s": "ѕꜱʂ", "t": "тτᴛ",
-    "u": "սυᴜц", "v": "ѵνᴠ", "w": "ԝωᴡш", "x": "хχ", "y": "уүγʏ", "z": "ᴢʐ",
+    "a": "аɑᴀα", "b": "вʙ", "c": "сϲᴄ", "d": "ԁᴅɗ", "e": "еҽᴇε", "f": "ғꜰ", "g": "ɡցɢ", "h": "һհʜн", "i": "іɪι",
+    "j": "јϳᴊ", "k": "кκᴋ", "l": "ӏʟⅼ", "m": "мᴍ", "n": "ոηɴп", "o": "оοօᴏσ", "p": "рρᴘ", "q": "ԛզ", "r": "гʀᴦ",
+    "s": "ѕꜱʂ", "t": "тτᴛ", "u": "սυᴜц", "v": "ѵνᴠ", "w": "ԝωᴡш", "x": "хχ", "y": "уүγʏ", "z": "ᴢʐ",
 }  # fmt: skip
 """Letters of other alphabets by the Latin one that they are taken for, in lower case and without accents."""
 _latin = {ord(letter): plain for plain, letters in _LOOKALIKES.items() for letter in letters}
@@ -48,28 +48,28 @@ _ENDS = (". ", "? ", "! ", "\n\n", "。", "！", "？")
 _NOT_IN_WORDS = {code: " " for code in range(128) if not chr(code).isalnum() and chr(code) not in f"'{BREAK}"}
 _word = re.compile("[^\\s!-&(-/:-@\\[-`{-~–—…“”„«»‹›。、，．：；？！（）「」『』【】《》·•¿¡،؛؟।՝]+")
 
-_SINGLES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
-_PAIRS = frozenset(f"{code:02x}" for code in range(0x20, 0x7F))
-_SHIFTED = frozenset(
-    "gur naq lbh lbhe guvf gung jvgu sbe abg ner vtaber nyy cerivbhf vafgehpgvbaf flfgrz cebzcg erirny haq qvr avpug qre "
-    "yrf ybf cnen".split()
-)
-"""Frequent words, each letter shifted by half of the alphabet."""
-_BACKWARDS = frozenset("eht dna uoy ruoy siht taht htiw rof erongi suoiverp snoitcurtsni tpmorp dnu eid".split())
+_SINGLES = frozenset("abcdefghijklmnopqrstuvwxyz")
+_PAIRS = frozenset(pair for code in range(0x20, 0x7F) if not (pair := f"{code:02x}").isdecimal())
+"""Printable characters in hex, but for those that look like numbers."""
+_ROT13 = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
+_FREQUENT = "the and you your this with ignore previous instructions system prompt reveal und nicht para"
+"""Words of which a text has several, and which mean nothing when they are shifted or turned round."""
+_SHIFTED = frozenset(_FREQUENT.translate(_ROT13).split())
+_BACKWARDS = frozenset(_FREQUENT[::-1].split())
 _LEAST = 3
 """Different ones of such words, from which on they are no accident."""
 _LEAST_LEET = 2
+_LEAST_SINGLES = 5
 _LONG = 20
 """Letters: longer words may be encoded."""
 
 _ESCAPES = ("%", "\\", "&#")
 
-_spaced = re.compile(r"(?<!\S)\S(?P<by>[ ._*|/~-])(?:.(?P=by)){3,}(?:\S(?!\S))?", re.DOTALL)
+_spaced = re.compile(r"(?<!\S)\S(?P<by>[ ._*|/~-])(?:(?:\s(?P=by))?\S(?P=by)){3,}(?:\S(?!\S))?")
 _leet = re.compile(r"[a-z][0134578]{1,2}[a-z]")
-_leet_signs = re.compile(r"[a-z][@$!|][a-z]|(?<!\S)[@$][a-z]")
+_leet_signs = re.compile(r"[a-z][@$!|][a-z]")
 _letters = str.maketrans("0134578@$!|", "oieastbasii")
 _letters_l = str.maketrans("0134578@$!|", "oleastbasll")
-_rot13 = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
 
 
 def shapes(text: str) -> str:
@@ -84,6 +84,20 @@ def shapes(text: str) -> str:
     return unicodedata.normalize("NFC", _accents.sub("", text))
 
 
+def plain(text: str) -> str:
+    """The shapes of a text in lower case, and without the strokes that no accent stands for."""
+    return _lowered(shapes(text))
+
+
+def _lowered(shaped: str) -> str:
+    lowered = shaped.lower()
+    return (
+        lowered
+        if lowered.isascii()
+        else lowered.replace("ı", "i").replace("ł", "l").replace("ø", "o").replace("đ", "d")
+    )
+
+
 def words_of(read: str) -> list[str]:
     """The words of a plain text."""
     for end in _ENDS:
@@ -93,7 +107,7 @@ def words_of(read: str) -> list[str]:
 
 
 def readings(text: str, shaped: str | None = None) -> Iterator[tuple[str, list[str]]]:
-    """The shapes of a text in lower case, with its words, and then the same of each other way to read it.
+    """The plain form of a text with its words, and then the same of each other way to read it.
 
     All of them together are at most a few times as long as the text.
     """
@@ -102,7 +116,7 @@ def readings(text: str, shaped: str | None = None) -> Iterator[tuple[str, list[s
     budget = _MOST_AGAIN * len(text) + 4_096
     while waiting and budget > 0:
         raw, depth = waiting.popleft()
-        read = (shapes(raw) if shaped is None else shaped).lower()
+        read = _lowered(shapes(raw) if shaped is None else shaped)
         shaped = None  # that was the text's own
         if read in seen:
             continue
@@ -116,25 +130,30 @@ def readings(text: str, shaped: str | None = None) -> Iterator[tuple[str, list[s
 
 def _otherwise(raw: str, read: str, words: list[str]) -> Iterator[str]:
     different = set(words)
-    may_be_encoded = max(map(len, different), default=0) >= _LONG or len(different & _PAIRS) > _LEAST
+    may_be_encoded = max(map(len, different), default=0) >= _LONG or len(different & _PAIRS) >= _LEAST
     if may_be_encoded or any(map(raw.__contains__, _ESCAPES)):
         found = decoded(raw) if may_be_encoded else unescaped(raw)
         if found != raw:
             yield found
     if not read.isascii() and _foreign.search(read) and _mixed.search(read):
         yield read.translate(_latin)
-    if len(different & _SINGLES) > _LEAST:
-        unspaced = _spaced.sub(lambda found: f" {found[0][::2]} ", raw)
+    if len(different & _SINGLES) >= _LEAST_SINGLES:
+        unspaced = _spaced.sub(_unspaced, raw)
         if unspaced != raw:
             yield unspaced
     if _is_leet(read, different):
         yield read.translate(_letters)
     if len(different & _SHIFTED) >= _LEAST:
-        yield read.translate(_rot13)
+        yield read.translate(_ROT13)
     if len(different & _BACKWARDS) >= _LEAST:
         yield read[::-1]
     if "1" in read and _is_leet(read, different):
         yield read.translate(_letters_l)
+
+
+def _unspaced(found: re.Match[str]) -> str:
+    said = found[0][::2]
+    return f" {said} " if sum(map(str.isalpha, said)) * 2 > len(said) else found[0]
 
 
 def _is_leet(read: str, words: set[str]) -> bool:

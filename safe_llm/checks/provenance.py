@@ -1,7 +1,7 @@
 """Where text comes from: marking what is not trusted, and a token that gives a leaked system prompt away.
 
-What `untrusted` wraps is told apart again by `told_apart`, so that checks see a document for what it is, even inside a system
-message.
+What `untrusted` wraps is told apart again by `told_apart`, so that checks see a document for what it is, even inside a
+system message.
 """
 
 from __future__ import annotations
