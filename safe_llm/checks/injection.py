@@ -145,14 +145,14 @@ def _combined(weights: dict[str, float]) -> float:
 
 def _windows(text: str, shaped: str | None) -> Iterator[list[tuple[str, float]]]:
     odd = [("noise: an odd tail", _NOISE)] if has_odd_tail(text) else []
-    if "![" in text and _IMAGE.search(text):
-        odd.append(("planted: a picture to be filled in", _NOISE))
     for number, (read, words) in enumerate(readings(text, shaped)):
         apart_read = apart(read)
         letters = spelled(words if apart_read is read else words_of(apart_read))
         for start in range(0, max(len(words) - _WINDOW, 0) + _STEP, _STEP) if number == 0 else ():
             if is_repetition(words[start : start + _WINDOW]):
                 yield [("noise: a repetition", _NOISE), *odd]
+        if "![" in read and _IMAGE.search(read):
+            yield [("planted: a picture to be filled in", _NOISE)]
         if not letters.strip(OTHER + BREAK):
             continue
         for start in range(0, max(len(letters) - _WINDOW, 0) + _STEP, _STEP):

@@ -14,8 +14,8 @@ _odd = re.compile(
     r"|[^\w\s]{3,}"
 )
 _MOSTLY, _HARDLY = 0.4, 0.08
-_LONGEST_RUN = 120
-"""Words."""
+_LONGEST_RUN, _FEW = 120, 3
+"""Words, and how few different ones: a phrase that is repeated has more."""
 
 
 def has_odd_tail(text: str) -> bool:
@@ -33,5 +33,5 @@ def _share(tokens: list[str]) -> float:
 
 
 def is_repetition(words: list[str]) -> bool:
-    """Whether hardly more than one thing is said, many times."""
-    return len(words) >= _LONGEST_RUN and len(set(words)) * 20 <= len(words)
+    """Whether hardly more than one word is said, many times."""
+    return len(words) >= _LONGEST_RUN and len(set(words)) <= _FEW

@@ -52,12 +52,15 @@ _SINGLES = frozenset("abcdefghijklmnopqrstuvwxyz")
 _PAIRS = frozenset(pair for code in range(0x20, 0x7F) if not (pair := f"{code:02x}").isdecimal())
 """Printable characters in hex, but for those that look like numbers."""
 _ROT13 = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
-_FREQUENT = "the and you your this with ignore previous instructions system prompt reveal und nicht para"
+_FREQUENT = (
+    "the and you your this that with for not are all now ignore forget previous instructions system prompt reveal above "
+    "und nicht der die das ist ein eine mir auf alle vergiss que para los todo les tout"
+)
 """Words of which a text has several, and which mean nothing when they are shifted or turned round."""
 _SHIFTED = frozenset(_FREQUENT.translate(_ROT13).split())
 _BACKWARDS = frozenset(_FREQUENT[::-1].split())
-_LEAST = 3
-"""Different ones of such words, from which on they are no accident."""
+_LEAST_FREQUENT, _LEAST_PAIRS = 2, 3
+"""Different ones of these, from which on they are no accident."""
 _LEAST_LEET = 2
 _LEAST_SINGLES = 5
 _LONG = 20
@@ -91,11 +94,9 @@ def plain(text: str) -> str:
 
 def _lowered(shaped: str) -> str:
     lowered = shaped.lower()
-    return (
-        lowered
-        if lowered.isascii()
-        else lowered.replace("ı", "i").replace("ł", "l").replace("ø", "o").replace("đ", "d")
-    )
+    if lowered.isascii():
+        return lowered
+    return lowered.replace("ı", "i").replace("ł", "l").replace("ø", "o").replace("đ", "d")
 
 
 def words_of(read: str) -> list[str]:
@@ -130,7 +131,7 @@ def readings(text: str, shaped: str | None = None) -> Iterator[tuple[str, list[s
 
 def _otherwise(raw: str, read: str, words: list[str]) -> Iterator[str]:
     different = set(words)
-    may_be_encoded = max(map(len, different), default=0) >= _LONG or len(different & _PAIRS) >= _LEAST
+    may_be_encoded = max(map(len, different), default=0) >= _LONG or len(different & _PAIRS) >= _LEAST_PAIRS
     if may_be_encoded or any(map(raw.__contains__, _ESCAPES)):
         found = decoded(raw) if may_be_encoded else unescaped(raw)
         if found != raw:
@@ -143,9 +144,9 @@ def _otherwise(raw: str, read: str, words: list[str]) -> Iterator[str]:
             yield unspaced
     if _is_leet(read, different):
         yield read.translate(_letters)
-    if len(different & _SHIFTED) >= _LEAST:
+    if len(different & _SHIFTED) >= _LEAST_FREQUENT:
         yield read.translate(_ROT13)
-    if len(different & _BACKWARDS) >= _LEAST:
+    if len(different & _BACKWARDS) >= _LEAST_FREQUENT:
         yield read[::-1]
     if "1" in read and _is_leet(read, different):
         yield read.translate(_letters_l)
