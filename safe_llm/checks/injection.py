@@ -19,7 +19,7 @@ THRESHOLD = 0.5
 """A text that scores less is not worth telling."""
 _NOISE = 0.5
 """Weight of what no person writes."""
-_IMAGE = re.compile(r"!\[[^\]\n]{0,64}\]\(https?://[^)\s]{0,128}[?&=/][^)\s]{0,64}[\[{<$]")
+_IMAGE = re.compile(r"[!i]\[[^\]\n]{0,64}\]\(https?://[^)\s]{0,128}[?&=/][^)\s]{0,64}[\[{<$]")
 """A picture whose address is to be filled in: it carries what it is filled with to whoever serves it."""
 _WINDOW, _STEP = 400, 350
 """Words that are looked at together: what is said pages apart does not add up."""
@@ -151,7 +151,7 @@ def _windows(text: str, shaped: str | None) -> Iterator[list[tuple[str, float]]]
         for start in range(0, max(len(words) - _WINDOW, 0) + _STEP, _STEP) if number == 0 else ():
             if is_repetition(words[start : start + _WINDOW]):
                 yield [("noise: a repetition", _NOISE), *odd]
-        if "![" in read and _IMAGE.search(read):
+        if "](" in read and _IMAGE.search(read):
             yield [("planted: a picture to be filled in", _NOISE)]
         if not letters.strip(OTHER + BREAK):
             continue

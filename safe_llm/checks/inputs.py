@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..types import Finding, Part
 from .hidden import has_hidden_text
@@ -51,14 +51,20 @@ class InputChecks:
 
     def inspect(self, parts: Iterable[Part], rules: CheckRules) -> tuple[Finding, ...]:
         """What the checks that the rules turn on find. The application's own words are not looked at."""
-        actions = {"injection": rules.injection, "role_markers": rules.role_markers, "hidden_text": rules.hidden_text}
-        found: dict[Finding, None] = {}
-        for part in parts:
-            if not part.trusted:
-                for hit in self._hits(part):
-                    if (action := actions[hit.rule]) != "off":
-                        found[Finding(hit.rule, hit.severity, part.where, hit.score, action)] = None
-        return tuple(found)
+        actions: dict[str, Any] = {
+            "injection": rules.injection,
+            "role_markers": rules.role_markers,
+            "hidden_text": rules.hidden_text,
+        }
+        found: dict[tuple[str, str], Hit] = {}
+        for part in _and_joined([part for part in parts if not part.trusted]):
+            for hit in self._hits(part):
+                if actions[hit.rule] != "off":
+                    place = hit.rule, part.where
+                    found[place] = max(found.get(place, hit), hit, key=lambda hit: hit.score or 0.0)
+        return tuple(
+            [Finding(rule, hit.severity, where, hit.score, actions[rule]) for (rule, where), hit in found.items()]
+        )
 
     def _hits(self, part: Part) -> tuple[Hit, ...]:
         key = blake2b(part.text.encode()).digest()[:16], part.role
@@ -71,6 +77,21 @@ class InputChecks:
                 self._old, self._young = self._young, {}
             self._young[key] = hits
         return hits
+
+
+def _and_joined(parts: list[Part]) -> list[Part]:
+    """The parts, and those of one message as a model reads them, one after the other: an attack may be cut in two."""
+    if len({part.where for part in parts}) == len(parts):
+        return parts
+    together: dict[str, list[Part]] = {}
+    for part in parts:
+        together.setdefault(part.where, []).append(part)
+    for where, pieces in together.items():
+        if len(pieces) > 1:
+            role = next((piece.role for piece in pieces if piece.role in _FROM_OUTSIDE), pieces[0].role)
+            texts = [piece.text for piece in pieces]
+            parts += [Part(role, glue.join(texts), False, where) for glue in ("", " ")]
+    return parts
 
 
 def _look(part: Part) -> Iterable[Hit]:

@@ -53,8 +53,8 @@ _PAIRS = frozenset(pair for code in range(0x20, 0x7F) if not (pair := f"{code:02
 """Printable characters in hex, but for those that look like numbers."""
 _ROT13 = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
 _FREQUENT = (
-    "the and you your this that with for not are all now ignore forget previous instructions system prompt reveal above "
-    "und nicht der die das ist ein eine mir auf alle vergiss que para los todo les tout"
+    "the and you your this that with for not are all now ignore forget previous instructions system prompt reveal "
+    "above und nicht der die das ist ein eine mir auf alle vergiss que para los todo les tout"
 )
 """Words of which a text has several, and which mean nothing when they are shifted or turned round."""
 _SHIFTED = frozenset(_FREQUENT.translate(_ROT13).split())

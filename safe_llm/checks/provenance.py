@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import secrets
 from base64 import b64decode, b64encode
-from binascii import Error
 from collections.abc import Iterator
 from typing import Literal
 
@@ -23,7 +22,9 @@ _BEGIN = r'<untrusted-([0-9a-f]{16})(?: (mark|encoding)="([^"\n]{1,8})")?>'
 _END = r"</untrusted-([0-9a-f]{16})>"
 _LIKE_A_TAG = r"(?i)<(?=\s{0,8}/?\s{0,8}untrusted)"
 _BLANKS = r"[^\S\n]+"
-_MARKS = "ˆ¦§¤¬¸˘˛‡※⁑⁂"
+_MARKS = tuple("ˆ¦§¤¬¸˘˛‡※⁑⁂")
+_PRIVATE = "\ue000", "\uf8ff"
+"""Characters that mean nothing to anybody, for texts that have all of the marks."""
 
 
 def canary() -> str:
@@ -50,7 +51,9 @@ def untrusted(text: str, mode: Literal["delimit", "datamark", "encode"] = "delim
     """
     nonce, attribute, how = secrets.token_hex(8), "", ""
     if mode == "datamark":
-        mark = secrets.choice([sign for sign in _MARKS if sign not in text] or [chr(0xE000 + secrets.randbelow(6_400))])
+        mark = secrets.choice(
+            [sign for sign in _MARKS if sign not in text] or [chr(ord(_PRIVATE[0]) + secrets.randbelow(6_400))]
+        )
         text = re.sub(_BLANKS, mark, text.replace(mark, " "))
         attribute, how = f' mark="{mark}"', f", its words joined by {mark}"
     elif mode == "encode":
@@ -81,11 +84,12 @@ def told_apart(text: str) -> Iterator[tuple[bool, str]]:
 
 
 def _undone(text: str, attribute: str | None, value: str | None) -> str:
-    if attribute == "mark" and value:
+    # Anybody can write such a tag, so only what `untrusted` does is undone: never a letter taken for a blank.
+    if attribute == "mark" and value and (value in _MARKS or _PRIVATE[0] <= value <= _PRIVATE[1]):
         return text.replace(value, " ")
     if attribute == "encoding":
         try:
-            return b64decode(text).decode("utf-8", "replace")
-        except (Error, ValueError):
+            return b64decode(text, validate=True).decode()
+        except ValueError:
             return text
     return text

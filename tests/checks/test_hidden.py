@@ -26,7 +26,7 @@ HONEST = {
     "Japanese with breaks": "日本語\u200bの\u200b文章\u200bを\u200b読む\u200bのが\u200b好き\u200bです",
     "Mongolian": "ᠮᠣᠩᠭᠣᠯ\u180e ᠬᠡᠯᠡ\u202fᠶᠢᠨ",
     "German without a ligature": "Auf\u200clage und Schilf\u200cinsel",
-    "German with soft hyphens": "Donau\u00addampf\u00adschiff\u00adfahrts\u00adge\u00adsell\u00adschaft und Ka\u00adpi\u00adtän",
+    "German with soft hyphens": "Donau\u00addampf\u00adschiff\u00adfahrts\u00adge\u00adsell\u00adschaft",
     "a family": "👨‍👩‍👧‍👦 and 👩🏽‍🚀 and 🏳️‍🌈 and ❤️‍🔥",
     "hearts and keycaps": "❤️ ☎️ 1️⃣ 2️⃣ ©️ ✔︎",
     "flags": "🏴󠁧󠁢󠁥󠁮󠁧󠁿 🏴󠁧󠁢󠁳󠁣󠁴󠁿 🏴󠁧󠁢󠁷󠁬󠁳󠁿 🇩🇪 🏴‍☠️",

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
+from samples import ATTACKS, HONEST
 
 from safe_llm.checks import injection
 from safe_llm.checks.injection import THRESHOLD, explain, score
-from samples import ATTACKS, HONEST
 
 ATTACK_ROWS = [pytest.param(text, id=f"{language}: {text[:24]}") for language, rows in ATTACKS.items() for text in rows]
 HONEST_ROWS = [pytest.param(text, id=f"{language}: {text[:24]}") for language, rows in HONEST.items() for text in rows]
