@@ -18,6 +18,10 @@ Flow: TypeAlias = "Generator[Effect, Any, T]"
 """A piece of the path: yields effects, is sent their results, and returns a T."""
 
 
+CHECK_SECONDS = 5.0
+"""What a check of the application may take, where it says nothing itself."""
+
+
 class FindPlan(NamedTuple):
     """Ask ``plan_for``. Answered by a name; None stands for the default plan."""
 
@@ -29,7 +33,7 @@ class Inspect(NamedTuple):
 
     check: Check
     content: Content
-    seconds: float
+    seconds: float = CHECK_SECONDS
     """How long it may take."""
 
 
@@ -96,7 +100,7 @@ def find_plan(identity: Claim) -> Flow[str | None]:
     return found
 
 
-def inspect(check: Check, content: Content, seconds: float) -> Flow[tuple[Finding, ...]]:
+def inspect(check: Check, content: Content, seconds: float = CHECK_SECONDS) -> Flow[tuple[Finding, ...]]:
     findings: tuple[Finding, ...] = yield Inspect(check, content, seconds)
     return findings
 

@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from . import accounting, background, counting, reserving, settling
 from .accounting import Amounts
-from .effects import Flow, complete, compute, emit, find_plan, inspect, reserve, send, settle
+from .effects import CHECK_SECONDS, Flow, complete, compute, emit, find_plan, inspect, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
 from .endpoints.weighing import take_over
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from .checks.inputs import InputChecks
 
 _LONGEST_MODEL = 256
-_CHECK_SECONDS = 5.0
-"""What a check of the application may take, where it says nothing itself."""
 _IN_BODY_ONLY = frozenset(
     (
         *("model", "messages", "input", "prompt", "instructions", "n", "best_of", "stream", "stream_options", "user"),
@@ -331,7 +329,7 @@ class Guard:
         return InputChecks()
 
     def _seconds_for(self, check: Check, admission: Admission) -> float:
-        own: float = getattr(check, "timeout", _CHECK_SECONDS)
+        own: float = getattr(check, "timeout", CHECK_SECONDS)
         return own if admission.ends is None else min(own, max(admission.ends - self.clock.monotonic(), 0.0))
 
     def _obey(self, admission: Admission, findings: tuple[Finding, ...]) -> None:

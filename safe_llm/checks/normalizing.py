@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from .decoding import decoded, unescaped
 
@@ -142,13 +143,14 @@ def _otherwise(raw: str, read: str, words: list[str]) -> Iterator[str]:
         unspaced = _spaced.sub(_unspaced, raw)
         if unspaced != raw:
             yield unspaced
-    if _is_leet(read, different):
+    is_leet = _is_leet(read, different)
+    if is_leet:
         yield read.translate(_letters)
     if len(different & _SHIFTED) >= _LEAST_FREQUENT:
         yield read.translate(_ROT13)
     if len(different & _BACKWARDS) >= _LEAST_FREQUENT:
         yield read[::-1]
-    if "1" in read and _is_leet(read, different):
+    if is_leet and "1" in read:
         yield read.translate(_letters_l)
 
 
@@ -159,7 +161,7 @@ def _unspaced(found: re.Match[str]) -> str:
 
 def _is_leet(read: str, words: set[str]) -> bool:
     """Whether several words have digits or signs for letters."""
-    mixed = [word for word in words if not word.isalpha() and not word.isdecimal() and _leet.search(word)]
-    if len(mixed) >= _LEAST_LEET:
+    mixed = (word for word in words if not word.isalpha() and not word.isdecimal() and _leet.search(word))
+    if len(list(islice(mixed, _LEAST_LEET))) == _LEAST_LEET:
         return True
     return any(map(read.__contains__, "@$!|")) and len(_leet_signs.findall(read)) >= _LEAST_LEET

@@ -79,6 +79,10 @@ UNITS = {
 """What is repeated until it is a megabyte long."""
 
 
+def test_a_megabyte_of_different_words_is_looked_at_in_time() -> None:
+    assert seconds(whole, " ".join([f"{number:x}" for number in range(MEGABYTE // 6)])) < SECONDS
+
+
 def worst_of(rule: str) -> str:
     """A text in which a rule begins everywhere and holds nowhere: all its words but the last, then anything."""
     spell = {meaning: next(word for word in words.split() if word in LETTERS) for meaning, words in WORDS.items()}
