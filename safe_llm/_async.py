@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import inquiry
-from ._checking import inspected_async
+from ._inspecting import inspected_async
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
 from ._streams import metered

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
-from ._checking import inspected
+from ._inspecting import inspected
 from ._outage import StoreLink
 from ._requests import call_of
 from ._transport import sending

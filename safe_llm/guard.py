@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from . import accounting, background, counting, reserving, settling
+from . import accounting, background, checking, counting, reserving, settling
 from .accounting import Amounts
-from .effects import CHECK_SECONDS, Flow, complete, compute, emit, find_plan, inspect, reserve, send, settle
+from .effects import Flow, complete, emit, find_plan, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
 from .endpoints.weighing import take_over
@@ -29,13 +29,11 @@ from .errors import (
     DeadlineExceededError,
     DeniedError,
     FeatureNotAllowedError,
-    InjectionDetectedError,
-    InputRejectedError,
     NotAuthenticatedError,
     RouteBlockedError,
     StoreUnavailableError,
 )
-from .identity import Claim, Identity
+from .identity import Claim
 from .policy import Policy, Rules
 from .pricing import PriceBook
 from .types import (
@@ -43,8 +41,6 @@ from .types import (
     Call,
     Check,
     Clock,
-    Content,
-    Finding,
     Outcome,
     Usage,
 )
@@ -206,7 +202,7 @@ class Guard:
         self._limit_time(admission, rules)
         call.weight.hold(rules.input)
         call.endpoint.validate(call, rules.input)
-        yield from self._check_input(admission)
+        yield from checking.check_input(self, admission)
         kept = yield from counting.trim(admission, rules.input)
         if admission.trimmed and self.policy.mode == "enforce":
             call.messages = kept
@@ -298,50 +294,12 @@ class Guard:
             admission.deadline_seconds = most if own is None else min(most, own)
             admission.ends = admission.began + admission.deadline_seconds
 
-    def _check_input(self, admission: Admission) -> Flow[None]:
-        call, claim, rules = admission.call, admission.identity, admission.rules.checks
-        parts = call.endpoint.parts(call)
-        if not rules.injection == rules.role_markers == rules.hidden_text == "off":
-            look = partial(self._own_checks.inspect, parts, rules)
-            found = (yield from compute(look)) if self._own_checks.takes_long(parts) else look()
-            self._obey(admission, found)
-        if not self.checks:
-            return
-        caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
-        content = Content("input", parts, caller, call.endpoint.name, call.model)
-        for check in self.checks:
-            try:
-                found = yield from inspect(check, content, self._seconds_for(check, admission))
-            except Exception as error:
-                if rules.on_error == "deny" and getattr(check, "action", "deny") != "flag":
-                    raise InputRejectedError(
-                        f"User {claim.user!r} is denied: the check {check.name!r} failed with "
-                        f"{type(error).__name__}, and [checks] on_error is deny.",
-                        code="check_failed",
-                    ) from error
-                found = (Finding(rule=f"{check.name}_failed", severity="low", where="input"),)
-            self._obey(admission, found)
-
     @cached_property
-    def _own_checks(self) -> InputChecks:
+    def input_checks(self) -> InputChecks:
+        """The policy's own checks of input, and what they remember."""
         from .checks.inputs import InputChecks  # here, because importing the package is not to compile its rules
 
         return InputChecks()
-
-    def _seconds_for(self, check: Check, admission: Admission) -> float:
-        own: float = getattr(check, "timeout", CHECK_SECONDS)
-        return own if admission.ends is None else min(own, max(admission.ends - self.clock.monotonic(), 0.0))
-
-    def _obey(self, admission: Admission, findings: tuple[Finding, ...]) -> None:
-        """Note what a check found, and deny the call where it says so."""
-        admission.findings += findings
-        for finding in findings:
-            if finding.action != "flag":  # there is nothing to redact before sending, so that is a denial, too
-                denied = InjectionDetectedError if "injection" in finding.rule else InputRejectedError
-                raise denied(
-                    f"User {admission.identity.user!r} is denied: a check found {finding.rule!r} in {finding.where} "
-                    f"(for the built-in ones, [checks] says what follows)."
-                )
 
     def _cap(self, call: Call, rules: Rules) -> None:
         output = rules.output

@@ -21,22 +21,14 @@ ROOT = PACKAGE.parent
 FLOORS = (
     {"errors", "types"},
     {"identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "checks", "endpoints"},
-    {"effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"},
+    {
+        *("effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"),
+        "checking",
+    },
     {"stores", "sinks", "deadline"},
     {
-        *(
-            "_sync",
-            "_async",
-            "_checking",
-            "_shell",
-            "_requests",
-            "_settings",
-            "_outage",
-            "_transport",
-            "_streams",
-            "_params",
-        ),
-        *("resources", "client"),
+        *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_transport", "_streams", "_params"),
+        *("_inspecting", "resources", "client"),
     },
     {"web", "reports", "cli", "testing"},
 )

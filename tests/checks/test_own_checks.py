@@ -18,7 +18,7 @@ from safe_llm import (
     InputRejectedError,
     MemoryQuotaStore,
     SafeOpenAI,
-    _checking,
+    _inspecting,
     identify,
 )
 from safe_llm.identity import current
@@ -205,7 +205,7 @@ async def test_it_runs_in_the_caller_s_context(kind: Any, server: FakeOpenAI, si
 async def test_checks_that_never_end_are_not_started_without_end(
     server: FakeOpenAI, sink: RecordingSink, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_checking, "_MOST_OVERDUE", 3)
+    monkeypatch.setattr(_inspecting, "_MOST_OVERDUE", 3)
     for _ in range(3):
         with pytest.raises(InputRejectedError):
             await ask(SafeOpenAI, server, sink, slow)
@@ -217,7 +217,7 @@ async def test_checks_that_never_end_are_not_started_without_end(
     for thread in threading.enumerate():
         if thread.name == "safe_llm check slow":
             thread.join(10)
-    assert _checking._overdue.count == 0
+    assert _inspecting._overdue.count == 0
     await ask(SafeOpenAI, server, sink, slow)
 
 
