@@ -1,4 +1,4 @@
-"""The step of the path that asks the checks: the policy's own, then the application's; and what follows from findings."""
+"""The step of the path that asks the checks, the policy's own and the application's, and what follows from findings."""
 
 from __future__ import annotations
 
