@@ -82,7 +82,15 @@ WORDS = {
         امسح""",
     "asked": "asked told requested instructed prompted ordered given gave",
     "tell": "tell inform mention reveal notify disclose alert warn acknowledge",
-    "user": "user users human person customer reader operator anyone anybody",
+    "user": "user users human humans operator customer reader",
+    "disable": """
+        disable disabled deactivate off lift relax suspend lower deaktiviere desactiva desactive disattiva
+        отключи wylacz""",
+    "above": "above obige obigen dessus arriba acima sopra bovenstaande выше yukaridaki 上面 以上 上記 위의",
+    "machine": "ai assistant llm chatbot agent agents bot gpt chatgpt model",
+    "address": "note attention dear notice message reading hey hello",
+    "end": "end ends ending",
+    "document": "document input text context conversation data transcript file page article prompt",
     "times": "times fois veces vezes mal volte razy раз keer",
     "system": """
         system systems hidden secret initial internal confidential original developer preprompt underlying base
