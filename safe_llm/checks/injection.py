@@ -34,6 +34,7 @@ RULES = (
     ("override", 0.55, "ignore .2 everything .1 prior|asked"),
     ("override", 0.55, "ignore .2 everything .5 leak|give|respond"),
     ("override", 0.55, "ignore .2 prior .3 leak|give|respond"),
+    ("override", 0.5, "ignore .1 wholly"),
     ("override", 0.4, "ignore .1 everything"),
     ("override", 0.4, "ignore .3 prior"),
     ("override", 0.55, "prior .2 rule|talk|promptword .4 ignore"),
@@ -48,9 +49,9 @@ RULES = (
     ("renewal", 0.4, "fresh .1 override .1 rule|talk"),
     ("renewal", 0.42, "you .1 newer .1 rule|talk"),
     ("renewal", 0.35, "you .1 fresh .1 rule|talk"),
-    ("boundary", 0.2, "end .1 document"),
     ("renewal", 0.3, "newer .1 rule|talk"),
     ("renewal", 0.2, "fresh .1 rule|promptword"),
+    ("boundary", 0.2, "end .1 document"),
     # The system prompt is to be told.
     ("leak", 0.65, "leak .4 prior|system .2 promptword"),
     ("leak", 0.55, "leak|give .3 you .2 promptword"),

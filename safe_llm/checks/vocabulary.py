@@ -75,6 +75,9 @@ WORDS = {
         everything anything all that stuff alles gesagte gesagten tout todo tudo tutto allt alt wszystko все
         всичко totul semua herseyi mindent vse sve sva kaikki 一切 所有 全部 すべて 全て 모든 모두 सब सभी كل همه
         הכל ทั้งหมด""",
+    "wholly": """
+        everything alles tout todo tudo tutto allt wszystko все totul semua mindent sve 一切 全部 すべて 全て
+        모두 सब كل همه הכל""",
     "drop": """
         dismiss abandon discard skip overlook erase delete remove clear drop stop cancel void wipe reset restart
         exit leave streiche streichen losche loschen beende verwirf borra elimina descarta supprime efface apaga
