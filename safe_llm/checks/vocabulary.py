@@ -235,8 +235,9 @@ def _meanings() -> dict[str, frozenset[str]]:
 
 
 _meanings_of = _meanings()
+# From one byte, as long as they last: expressions over such letters are the smallest and the fastest.
 _letter_of = {
-    meanings: chr(0x100 + number) for number, meanings in enumerate(sorted(set(_meanings_of.values()), key=sorted))
+    meanings: chr(0x80 + number) for number, meanings in enumerate(sorted(set(_meanings_of.values()), key=sorted))
 }
 LETTERS = {word: _letter_of[meanings] for word, meanings in _meanings_of.items()} | {BREAK: BREAK}
 """The letter of each word that means something. Words with the same meanings share one."""
