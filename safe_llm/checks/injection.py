@@ -36,6 +36,7 @@ RULES = (
     ("override", 0.55, "ignore .2 prior .3 leak|give|respond"),
     ("override", 0.5, "ignore .1 wholly"),
     ("override", 0.4, "ignore .1 everything"),
+    ("override", 0.42, "ignore .1 you .1 talk"),
     ("override", 0.4, "ignore .3 prior"),
     ("override", 0.55, "prior .2 rule|talk|promptword .4 ignore"),
     ("override", 0.55, "rule|promptword .1 prior .4 ignore"),
@@ -157,7 +158,7 @@ def _combined(weights: dict[str, float]) -> float:
 def _windows(text: str, shaped: str | None) -> Iterator[list[tuple[str, float]]]:
     odd = [("noise: an odd tail", _NOISE)] if has_odd_tail(text) else []
     for number, (read, words) in enumerate(readings(text, shaped)):
-        apart_read = apart(read)
+        apart_read = apart(read, words)
         letters = spelled(words if apart_read is read else words_of(apart_read))
         for start in range(0, max(len(words) - _WINDOW, 0) + _STEP, _STEP) if number == 0 else ():
             if is_repetition(words[start : start + _WINDOW]):

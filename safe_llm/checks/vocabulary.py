@@ -245,6 +245,16 @@ LETTERS = {word: _letter_of[meanings] for word, meanings in _meanings_of.items()
 _unspaced_words = re.compile("|".join(sorted(filter(_UNSPACED.search, LETTERS), key=len, reverse=True)))
 
 
+_TOO_LONG = 20
+"""Letters of what is hardly a word any more."""
+_glued = re.compile(rf"[a-z]{{{_TOO_LONG},4096}}")
+_core_words = re.compile(
+    "ignore|disregard|forget|override|previous|prior|above|earlier|instructions?|guidelines|directives|rules|system|prompts?"
+    "|reveal|print|repeat|show|tell|everything|your|all|the"
+)
+"""What is looked for in words that are too long to be words."""
+
+
 def class_of(*meanings: str) -> str:
     """The letters of all words that have one of these meanings, for a class of a regular expression."""
     unknown = set(meanings) - WORDS.keys()
@@ -259,6 +269,10 @@ def spelled(words: list[str]) -> str:
     return "".join([get(word, OTHER) for word in words])
 
 
-def apart(text: str) -> str:
-    """The text, with spaces around each word of a script that has none."""
-    return _unspaced_words.sub(r" \g<0> ", text) if not text.isascii() and _UNSPACED.search(text) else text
+def apart(text: str, words: list[str]) -> str:
+    """The text of these words, with spaces around those of a script that has none, and where words are glued together."""
+    if not text.isascii() and _UNSPACED.search(text):
+        text = _unspaced_words.sub(r" \g<0> ", text)
+    if max(map(len, words), default=0) >= _TOO_LONG:
+        text = _glued.sub(lambda found: _core_words.sub(r" \g<0> ", found[0]), text)
+    return text
