@@ -6,10 +6,16 @@ DROPIN := .venv-dropin
 FRAMEWORKS := .venv-frameworks
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest test-dropin test-frameworks lint bench bench-tokens bench-checks format clean
+.PHONY: demo example attack test test-lowest test-dropin test-frameworks lint bench bench-tokens bench-checks format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
+
+example: $(VENV)/.ready
+	@$(BIN)/python examples/try_hardened_route.py
+
+attack: $(VENV)/.ready
+	@PYTHONPATH=.:tests/web $(BIN)/python -m abuses
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
@@ -21,9 +27,10 @@ test-dropin: $(DROPIN)/.ready $(VENV)/.ready
 	$(DROPIN)/bin/python -m scripts.dropin
 	$(BIN)/python -m scripts.dropin.readme $(DROPIN)/dropin/openai-*/
 
-test-frameworks: $(FRAMEWORKS)/openai2/.ready $(FRAMEWORKS)/openai3/.ready
+test-frameworks: $(FRAMEWORKS)/openai2/.ready $(FRAMEWORKS)/openai3/.ready $(FRAMEWORKS)/web/.ready
 	$(FRAMEWORKS)/openai2/bin/python -m pytest tests/frameworks/openai2
 	$(FRAMEWORKS)/openai3/bin/python -m pytest tests/frameworks/openai3
+	$(FRAMEWORKS)/web/bin/python -m pytest tests/frameworks/web
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -62,6 +62,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
+    from .sinks import OpenTelemetrySink, PrometheusSink, SQLiteSink, WebhookSink
     from .stores import (
         AsyncPostgresQuotaStore,
         AsyncRedisQuotaStore,
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
         SQLiteQuotaStore,
     )
 else:
-    from .stores import __getattr__ as __getattr__
+    from ._lazy import __getattr__ as __getattr__
 
 __version__ = "0.1.0"
 
@@ -104,11 +105,13 @@ __all__ = [
     "LoggingSink",
     "MemoryQuotaStore",
     "NotAuthenticatedError",
+    "OpenTelemetrySink",
     "OutputRejectedError",
     "Part",
     "Plan",
     "Policy",
     "PostgresQuotaStore",
+    "PrometheusSink",
     "QuotaStore",
     "Quote",
     "RateLimitExceededError",
@@ -117,6 +120,7 @@ __all__ = [
     "Reservation",
     "RouteBlockedError",
     "SQLiteQuotaStore",
+    "SQLiteSink",
     "SafeAzureOpenAI",
     "SafeLLMError",
     "SafeOpenAI",
@@ -127,6 +131,7 @@ __all__ = [
     "UnpricedModelError",
     "Usage",
     "UsageRecord",
+    "WebhookSink",
     "canary",
     "identify",
     "open_async_store",

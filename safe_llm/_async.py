@@ -12,7 +12,7 @@ from . import inquiry
 from ._inspecting import inspected_async
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
-from ._streams import metered
+from ._streams import keep, metered, start
 from ._transport import Sending, sending
 from .deadline import within
 from .effects import (
@@ -32,7 +32,7 @@ from .effects import (
 from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_async_store
-from .types import LimitStatus, Outcome, Quote, Refusal, Reservation
+from .types import LimitStatus, Outcome, Quote, Refusal, Reservation, SwitchEvent
 
 Transmit = Callable[[dict[str, Any]], Awaitable[Any]]
 """Sends a body by the SDK's own means."""
@@ -58,13 +58,31 @@ class AsyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         prompt: str | None = None,
+        exact: bool = True,
     ) -> list[LimitStatus]:
         """How each limit stands that a call of this caller would meet, in the policy's order.
 
-        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked.
+        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked. With ``exact=False``, which
+        is much quicker, ``resets_at`` of a limit per minute or hour is the latest moment that it can be.
         """
         claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
-        return await self.run(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt))
+        return await self.run(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt, exact=exact))
+
+    async def allows(
+        self,
+        *,
+        feature: str | None = None,
+        user_id: str | None = None,
+        model: str | None = None,
+        plan: str | None = None,
+    ) -> bool:
+        """Whether a caller may use a feature, and a model: what a menu should offer.
+
+        False too where nobody may say so: ``plan_for`` fails, or the policy wants an identity that is not there. Limits
+        and kill switches are not looked at.
+        """
+        claim = self.bound(claim_of(user_id=user_id, feature=feature))
+        return await self.run(inquiry.allows(self.core, claim, plan=plan, model=model))
 
     async def switch_off(
         self,
@@ -74,12 +92,14 @@ class AsyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         reason: str = "",
+        by: str = "",
     ) -> None:
         """Stop calls from their next one on, in every process that shares the store.
 
-        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`.
+        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`. Who did it,
+        when and why is kept beside the switch: see `switches`.
         """
-        await self.run(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason))
+        await self.run(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason, by))
 
     async def switch_on(
         self,
@@ -88,9 +108,15 @@ class AsyncGuard(Shell):
         user_id: str | None = None,
         plan: str | None = None,
         model: str | None = None,
+        reason: str = "",
+        by: str = "",
     ) -> None:
         """Undo `switch_off` with the same arguments. Harmless where nothing was switched off."""
-        await self.run(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model)))
+        await self.run(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model), reason, by))
+
+    async def switches(self) -> list[SwitchEvent]:
+        """The kill switches that are off, each with who turned it, when and why."""
+        return await self.run(inquiry.switched_off(self.core))
 
     async def quote(
         self,
@@ -152,8 +178,7 @@ class AsyncGuard(Shell):
             case Compute(function):
                 return _off_loop(function)
             case FindPlan(identity):
-                found = self._found_plan(identity)
-                return _awaited(found) if inspect.isawaitable(found) else found
+                return self._plans.find_async(identity)
             case Inspect(check, content, seconds):
                 return inspected_async(check, content, seconds)
         return self._now(effect)
@@ -186,7 +211,7 @@ class AsyncGuard(Shell):
         if not self._awaits_store:
             super()._deliver_soon()
         elif self._link.delivering is None:
-            self._link.delivering = _keep(asyncio.get_running_loop(), self._deliver_from_loop())
+            self._link.delivering = keep(asyncio.get_running_loop(), self._deliver_from_loop())
 
     async def _deliver_from_loop(self) -> None:
         """Try until nothing is owed any more, or this loop ends; the next call on another one goes on with it."""
@@ -225,7 +250,7 @@ class AsyncGuard(Shell):
             await self._ask_store(Settle(answer, [0] * len(answer.charges)))
 
     async def _send(self, effect: Send, transmit: Transmit) -> Outcome:
-        state = Sending(effect.admission, self.core.clock.monotonic)
+        state = Sending(effect.admission, effect.admission.guard.clock.monotonic)
         left = None if state.deadline is None else state.deadline.remaining()
         if left == 0:
             return state.outcome(error=state.too_late())
@@ -247,28 +272,27 @@ class AsyncGuard(Shell):
     def open(self, state: Sending, response: Any) -> None:
         """A response is still open: settle the call when its stream ends."""
         loop = asyncio.get_running_loop()
+        perform = state.inside(self._perform)
 
         async def done(error: BaseException | None, exhausted: bool) -> None:
             outcome = state.outcome(error=error, exhausted=exhausted)
-            await self._perform(Complete(self.core.finish(state.admission, outcome), outcome.to_be_counted))
+            finishing = drive_async(state.admission.guard.finish(state.admission, outcome), perform)
+            await (_insist(finishing) if outcome.to_be_counted or self.blocking else finishing)
 
         def abandoned(inner: Any) -> None:
-            flow = self.core.finish(state.admission, state.outcome(exhausted=False))
-            _start(loop, inner.aclose())
+            flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
+            start(loop, inner.aclose())
             if self.blocking:
-                _start(loop, drive_async(flow, self._perform))
+                start(loop, drive_async(flow, perform))
             else:
-                self._soon(flow, waits=False)
+                self._soon(flow, state, waits=False)
 
         state.stream = metered(response, state, done, abandoned, is_async=True)
+        state.stream.end_in_time(loop)
 
 
 async def _off_loop(function: Callable[[], T]) -> T:
     return await asyncio.to_thread(function)
-
-
-async def _awaited(result: Awaitable[T]) -> T:
-    return await result
 
 
 async def _insist(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]] | None = None) -> T:
@@ -289,21 +313,3 @@ async def _insist(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[No
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([undoing])
     raise cancelled
-
-
-def _start(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> None:
-    """Run work on a loop from any thread; if the loop is gone, so are its connections, and the lease settles."""
-    if loop.is_closed():
-        work.close()
-    else:
-        loop.call_soon_threadsafe(_keep, loop, work)
-
-
-_running: set[asyncio.Task[Any]] = set()
-
-
-def _keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = loop.create_task(work)
-    _running.add(task)
-    task.add_done_callback(_running.discard)
-    return task

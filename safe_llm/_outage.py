@@ -46,12 +46,12 @@ class StoreLink:
         return link.instead(effect)
 
     Args:
-        allows: whether calls go on while the store is away, counted by a store of this process.
+        allows: tells whether calls go on while the store is away, counted by a store of this process.
         emit: takes the alerts.
     """
 
-    def __init__(self, *, allows: bool, clock: Clock, emit: Callable[[Alert], None]) -> None:
-        self._allows = allows
+    def __init__(self, *, allows: Callable[[], bool], clock: Clock, emit: Callable[[Alert], None]) -> None:
+        self._is_allowed = allows
         self._clock = clock
         self._emit = emit
         # One for all outages: a store that comes and goes does not give the whole of a limit away each time.
@@ -103,8 +103,8 @@ class StoreLink:
             if self._began is not None:
                 return
             self._began = self._clock.monotonic()
-        what = "this process counts calls by itself" if self._allows else "calls are denied"
-        why = f"on_store_error is {'allow' if self._allows else 'deny'}"
+        what = "this process counts calls by itself" if self._is_allowed() else "calls are denied"
+        why = f"on_store_error is {'allow' if self._is_allowed() else 'deny'}"
         self._tell(f"The quota store failed with {self._error}. Until it is back, {what}: {why}.")
 
     def instead(self, effect: Effect, cause: Exception | None = None) -> Any:
@@ -128,10 +128,10 @@ class StoreLink:
             case Reserve(id, charges, ttl, local):
                 if local and cause is not None:  # it may have been taken all the same, and only the answer got lost
                     self._owe(LocalReservation(id, tuple(charges), 0.0), [0] * len(charges))
-                if local and self._allows:
+                if local and self._is_allowed():
                     answer = self._local.reserve(f"local/{id}", charges, ttl)
                     return LocalReservation(*answer) if isinstance(answer, Reservation) else answer
-            case Peek(charges, True) if self._allows:
+            case Peek(charges, True) if self._is_allowed():
                 return self._local.peek(charges)
         raise self._unavailable(isinstance(effect, Reserve) and effect.local) from cause
 

@@ -34,6 +34,7 @@ from openai.types.responses.response_create_params import (
 from openai.types.responses.tool_param import ParseableToolParam
 from typing_extensions import TypedDict
 
+from .identity import Verifier
 from .policy import Policy
 from .sinks import SinkLike
 from .stores import AsyncQuotaStore, QuotaStore
@@ -250,6 +251,8 @@ class GuardOptions(TypedDict, total=False):
     checks: Sequence[Check] | None
     hash_key: bytes | str | None
     clock: Clock | None
+    verifier: Verifier | None
+    shadow_policy: Policy | Mapping[str, Any] | str | PathLike[str] | None
 
 
 class SyncOptions(GuardOptions, total=False):

@@ -46,7 +46,7 @@ def take_claim(options: Any, bound: Claim) -> tuple[Any, Claim]:
     return options, carried.call.over(bound).over(carried.context)
 
 
-def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int | None) -> tuple[Any, Call]:
+def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int | None, host: str) -> tuple[Any, Call]:
     """A request to a guarded route, and the call that it is, ``extra_body`` merged in as the SDK would.
 
     Files are read here, at most `most` bytes of each and one more, or, with None, all of them: what was weighed is what
@@ -62,6 +62,7 @@ def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int 
         files = take_files(options.files, most)
         options = options.model_copy(update={"files": files})
         uploads = _uploads(files)
+    url = urlsplit(options.url)
     call = _call(
         ENDPOINTS[route.path],
         body,
@@ -69,7 +70,8 @@ def read_call(options: Any, route: Route, claim: Claim, timeout: Any, most: int 
         uploads=uploads,
         is_raw=is_raw,
         deployment=route.deployment,
-        query={**dict(parse_qsl(urlsplit(options.url).query, keep_blank_values=True)), **(options.params or {})},
+        host=url.hostname or host,
+        query={**dict(parse_qsl(url.query, keep_blank_values=True)), **(options.params or {})},
         timeout=timeout if isinstance(options.timeout, NotGiven) else options.timeout,
     )
     return options, call
@@ -97,6 +99,7 @@ def call_of(endpoint: str | None, arguments: Mapping[str, Any], claim: Claim, ba
         claim,
         uploads=_uploads(take_files(given, most)),
         deployment=deployment_of(base),
+        host=urlsplit(base).hostname or "",
         query=dict(query or {}),
         timeout=timeout,
     )

@@ -12,11 +12,15 @@ from typing import Any
 
 from .errors import ConfigurationError
 from .guard import Guard
+from .identity import Verifier
 from .policy import Policy
 from .sinks import Dispatcher, LoggingSink
 from .types import Clock
 
-GUARD_OPTIONS = ("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock")
+GUARD_OPTIONS = (
+    *("policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock"),
+    *("verifier", "shadow_policy"),
+)
 """What the clients take beside the SDK's own options."""
 
 
@@ -41,13 +45,17 @@ def build(
     checks: Any,
     hash_key: bytes | str | None,
     clock: Clock | None,
+    verifier: Verifier | None,
+    shadow_policy: Any,
 ) -> Any:
     """A guard from a client's arguments, and from the environment where they say nothing.
 
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    chosen = Policy.of(policy if policy is not None else os.environ.get("SAFE_LLM_POLICY") or None)
+    source = policy if policy is not None else os.environ.get("SAFE_LLM_POLICY") or None
+    path = source if isinstance(source, str | os.PathLike) else None
+    chosen = Policy.of(source)
     time_source = clock if clock is not None else SystemClock()
     if quota_store is None:
         quota_store = os.environ.get("SAFE_LLM_QUOTA_STORE") or "memory://"
@@ -60,18 +68,24 @@ def build(
         follow(clock.time)
     if plan_for is not None and not callable(plan_for) and not isinstance(plan_for, Mapping):
         raise ConfigurationError("plan_for= takes a callable user_id -> plan name, or a mapping of them.")
+    if verifier is not None and not callable(getattr(verifier, "verify", None)):
+        raise ConfigurationError("verifier= takes an object with verify(token) -> Identity, such as a JWTVerifier.")
     key = _hash_key(hash_key)
     receivers = [LoggingSink()] if sinks is None else list(sinks)
     core = Guard(chosen, clock=time_source, hash_key=key, checks=tuple(checks or ()))
-    built = shell(core, store, Dispatcher(receivers), plan_for, owns_store=owns_store)
+    if shadow_policy is not None:
+        core.shadow = Guard(Policy.of(shadow_policy), clock=time_source, hash_key=key)
+    built = shell(core, store, Dispatcher(receivers), plan_for, owns_store=owns_store, policy_path=path)
     built.settings = {
-        "policy": chosen,
+        "policy": path or chosen,
         "quota_store": store,
         "plan_for": plan_for,
         "sinks": receivers,
         "checks": core.checks,
         "hash_key": key,
         "clock": clock,
+        "verifier": verifier,
+        "shadow_policy": core.shadow and core.shadow.policy,
     }
     built.check()
     return built

@@ -14,14 +14,16 @@ from typing import Any
 
 from ._inspecting import inspected
 from ._outage import StoreLink
+from ._plans import PlanLookup
+from ._policy_file import PolicyInForce
 from ._requests import call_of
-from ._transport import sending
-from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Reserve, Settle, drive
+from ._transport import Sending, sending
+from .effects import Complete, Compute, Effect, Emit, FindPlan, Flow, Inspect, Peek, Prove, Reserve, Settle, drive
 from .guard import Guard
 from .identity import NOTHING, Claim, claim_of, current
 from .policy import Policy
-from .sinks import Dispatcher
-from .sinks.base import Worker
+from .sinks import Dispatcher, SinkStats
+from .sinks._worker import Worker
 from .stores import AwaitableQuotaStore
 from .types import Call, Event
 
@@ -46,26 +48,32 @@ class Shell:
         plan_for: Callable[[str], Any] | Mapping[str, str] | None,
         *,
         owns_store: bool,
+        policy_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.core = core
+        self._in_force = PolicyInForce(core, policy_path, self._emit)
         # The shell itself keeps a blocking store off the event loop, and knows one that never blocks.
         self._store = store.store if isinstance(store, AwaitableQuotaStore) else store
         self._dispatcher = dispatcher
-        self._plan_for = plan_for
+        self._plans = PlanLookup(plan_for, policy=lambda: self.policy, monotonic=core.clock.monotonic)
         self._owns_store = owns_store
-        allows = core.policy.on_store_error == "allow"
-        self._link = StoreLink(allows=allows, clock=core.clock, emit=self._emit)
+        self._link = StoreLink(allows=lambda: self.policy.on_store_error == "allow", clock=core.clock, emit=self._emit)
         self._deliverer = Worker("safe_llm deliverer")
         self._claim, self._base = NOTHING, ""
         self._ways: dict[type, Callable[..., Any]] = {
             Emit: self._emit,
-            FindPlan: self._found_plan,
+            FindPlan: self._plans.find,
+            Prove: lambda proof: proof(),
             Compute: lambda function: function(),
             Inspect: inspected,
             Complete: lambda flow, _waits: drive(flow, self._now),
         }
         dispatcher.before_close = self._deliver_last
         _shells.add(self)
+
+    @property
+    def core(self) -> Guard:
+        """The guard under the policy in force."""
+        return self._in_force.guard
 
     @property
     def blocking(self) -> bool:
@@ -96,6 +104,11 @@ class Shell:
         """The policy in force."""
         return self.core.policy
 
+    @property
+    def sinks(self) -> list[SinkStats]:
+        """What became of the events meant for each sink so far: delivered, failed, or dropped for it was too slow."""
+        return self._dispatcher.stats()
+
     # Effects that never wait ------------------------------------------------------------------------------------------
 
     def _now(self, effect: Effect) -> Any:
@@ -106,12 +119,6 @@ class Shell:
     def _emit(self, event: Event) -> None:
         with self._occupied():
             self._dispatcher.emit(event)
-
-    def _found_plan(self, identity: Claim) -> Any:
-        if self._plan_for is None:
-            return None
-        user = identity.user
-        return self._plan_for.get(user) if isinstance(self._plan_for, Mapping) else self._plan_for(user)
 
     # The store --------------------------------------------------------------------------------------------------------
 
@@ -199,13 +206,14 @@ class Shell:
     def _occupied(self) -> Any:
         return _Occupied()
 
-    def _soon(self, flow: Flow[Any], *, waits: bool) -> None:
+    def _soon(self, flow: Flow[Any], state: Sending, *, waits: bool) -> None:
         """Run a flow that nobody waits for: at once if it neither waits nor finds this thread inside a lock of ours,
         which the garbage collector may have interrupted; else in a thread of its own."""
+        perform = state.inside(self._now)
         if waits or bool(getattr(_busy, "depth", None)):
-            self._dispatcher.defer(lambda: drive(flow, self._now))
+            self._dispatcher.defer(lambda: drive(flow, perform))
         else:
-            drive(flow, self._now)
+            drive(flow, perform)
 
 
 _shells: weakref.WeakSet[Shell] = weakref.WeakSet()
@@ -213,7 +221,9 @@ _shells: weakref.WeakSet[Shell] = weakref.WeakSet()
 
 def _renew_all() -> None:
     for shell in list(_shells):
+        shell._in_force.renew()
         shell._link.renew()
+        shell._plans.renew()
         shell._deliverer.renew()
 
 

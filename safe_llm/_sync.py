@@ -15,7 +15,7 @@ from .effects import Effect, Flow, Send, T, drive
 from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_store
-from .types import LimitStatus, Outcome, Quote
+from .types import LimitStatus, Outcome, Quote, SwitchEvent
 
 Transmit = Callable[[dict[str, Any]], Any]
 """Sends a body by the SDK's own means."""
@@ -34,7 +34,7 @@ class SyncGuard(Shell):
         """
         for what, function in (
             ("quota_store=", self._store.reserve),
-            ("plan_for=", self._plan_for),
+            ("plan_for=", self._plans.plan_for),
             *((f"the check {check.name!r}", check.inspect) for check in self.core.checks),
         ):
             if is_async(function):
@@ -52,13 +52,31 @@ class SyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         prompt: str | None = None,
+        exact: bool = True,
     ) -> list[LimitStatus]:
         """How each limit stands that a call of this caller would meet, in the policy's order.
 
-        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked.
+        ``prompt`` is a record's ``prompt_hash``. Without ``plan``, ``plan_for`` is asked. With ``exact=False``, which
+        is much quicker, ``resets_at`` of a limit per minute or hour is the latest moment that it can be.
         """
         claim = self.bound(claim_of(user_id=user_id, feature=feature, session_id=session_id, tags=tags))
-        return drive(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt), self._now)
+        return drive(inquiry.usage(self.core, claim, plan=plan, model=model, prompt=prompt, exact=exact), self._now)
+
+    def allows(
+        self,
+        *,
+        feature: str | None = None,
+        user_id: str | None = None,
+        model: str | None = None,
+        plan: str | None = None,
+    ) -> bool:
+        """Whether a caller may use a feature, and a model: what a menu should offer.
+
+        False too where nobody may say so: ``plan_for`` fails, or the policy wants an identity that is not there. Limits
+        and kill switches are not looked at.
+        """
+        claim = self.bound(claim_of(user_id=user_id, feature=feature))
+        return drive(inquiry.allows(self.core, claim, plan=plan, model=model), self._now)
 
     def switch_off(
         self,
@@ -68,12 +86,14 @@ class SyncGuard(Shell):
         plan: str | None = None,
         model: str | None = None,
         reason: str = "",
+        by: str = "",
     ) -> None:
         """Stop calls from their next one on, in every process that shares the store.
 
-        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`.
+        All that is named must match; with nothing named the whole application stops. Undone by `switch_on`. Who did it,
+        when and why is kept beside the switch: see `switches`.
         """
-        drive(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason), self._now)
+        drive(inquiry.switch_off(self.core, switch_values(feature, user_id, plan, model), reason, by), self._now)
 
     def switch_on(
         self,
@@ -82,9 +102,15 @@ class SyncGuard(Shell):
         user_id: str | None = None,
         plan: str | None = None,
         model: str | None = None,
+        reason: str = "",
+        by: str = "",
     ) -> None:
         """Undo `switch_off` with the same arguments. Harmless where nothing was switched off."""
-        drive(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model)), self._now)
+        drive(inquiry.switch_on(self.core, switch_values(feature, user_id, plan, model), reason, by), self._now)
+
+    def switches(self) -> list[SwitchEvent]:
+        """The kill switches that are off, each with who turned it, when and why."""
+        return drive(inquiry.switched_off(self.core), self._now)
 
     def quote(
         self,
@@ -121,7 +147,7 @@ class SyncGuard(Shell):
         return drive(flow, perform)
 
     def _send(self, effect: Send, transmit: Transmit) -> Outcome:
-        state = Sending(effect.admission, self.core.clock.monotonic)
+        state = Sending(effect.admission, effect.admission.guard.clock.monotonic)
         if state.deadline is not None and state.deadline.expired:
             return state.outcome(error=state.too_late())
         token = sending.set(state)
@@ -142,10 +168,12 @@ class SyncGuard(Shell):
         """A response is still open: settle the call when its stream ends."""
 
         def done(error: BaseException | None, exhausted: bool) -> None:
-            drive(self.core.finish(state.admission, state.outcome(error=error, exhausted=exhausted)), self._now)
+            flow = state.admission.guard.finish(state.admission, state.outcome(error=error, exhausted=exhausted))
+            drive(flow, state.inside(self._now))
 
         def abandoned(inner: Any) -> None:
             self._dispatcher.defer(inner.close)
-            self._soon(self.core.finish(state.admission, state.outcome(exhausted=False)), waits=self.blocking)
+            flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
+            self._soon(flow, state, waits=self.blocking)
 
         state.stream = metered(response, state, done, abandoned, is_async=False)

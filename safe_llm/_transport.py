@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 import openai
@@ -18,6 +18,7 @@ from openai._constants import RAW_RESPONSE_HEADER
 from pydantic_core import from_json
 
 from .deadline import Deadline, clip_timeouts
+from .effects import Effect
 from .endpoints import Unguarded
 from .errors import DeadlineExceededError
 from .metering import Meter, text_or_none
@@ -38,6 +39,8 @@ class Sending:
     def __init__(self, admission: Admission, monotonic: Callable[[], float]) -> None:
         self.admission = admission
         self.monotonic = monotonic
+        self.context = copy_context()
+        """The caller's, as the call began. What ends a stream may run anywhere, and its record belongs to the call."""
         self.deadline: Deadline | None = None
         if admission.ends is not None:
             self.deadline = Deadline(max(admission.ends - monotonic(), 0.0), monotonic)
@@ -58,6 +61,10 @@ class Sending:
         """Our stream in a response that is still open."""
         self.bounded = True
         """The transport itself obeys the deadline. Otherwise each step of an async stream is timed here."""
+
+    def inside(self, perform: Callable[[Effect], Any]) -> Callable[[Effect], Any]:
+        """`perform`, in the context of the call."""
+        return lambda effect: self.context.run(perform, effect)
 
     # Seen by the client's hooks ---------------------------------------------------------------------------------------
 

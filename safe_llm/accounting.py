@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .breakers import Circuit
 from .errors import BudgetExceededError, DeniedError, LimitExceededError, RateLimitExceededError, SwitchedOffError
 from .identity import Claim
 from .limits import Calendar, PlacedLimit
@@ -128,6 +129,18 @@ def switched_off(admission: Admission, pairs: Switch) -> SwitchedOffError:
     )
 
 
+def circuit_open(admission: Admission, circuit: Circuit, wait: float) -> SwitchedOffError:
+    """The error for an open circuit breaker."""
+    host, model = circuit
+    return SwitchedOffError(
+        f"User {admission.identity.user!r} is denied: the circuit breaker of model {model!r} at {host} is open, for "
+        f"calls to it kept failing ([breaker]). Try again in {duration(wait)}.",
+        code="circuit_open",
+        scope={"host": host, "model": model},
+        retry_after=wait,
+    )
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: ``12 s``, ``3 min``, ``5 h 20 min``, ``2 d``; never less than they are."""
     whole = int(-(-seconds // 1))
@@ -182,6 +195,8 @@ def record(
         "first_token_ms": None if first is None else round((first - admission.began) * 1000, 3),
         "findings": admission.findings,
         "degraded": admission.degraded,
+        "budget_action": admission.budget_action,
+        "requested_model": admission.requested_model,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from .breakers import Circuit
 from .limits import SLICES, PlacedLimit
 from .types import Alert, Charge, Tally, plain
 
@@ -26,6 +27,27 @@ def claim(charge: Charge, percent: int) -> Charge:
         start = (end - size) // span * span
         end = start + span
     return Charge(f"alert/{percent}/{charge.key}", 1, 1, "fixed", start, end)
+
+
+def circuit_open(circuit: Circuit, failures: int, seconds: float, now: datetime) -> Alert:
+    """The alert that a breaker has opened."""
+    host, model = circuit
+    return Alert(
+        kind="circuit_open",
+        timestamp=now,
+        scope={"host": host, "model": model},
+        message=f"The circuit breaker of model {model!r} at {host} is open: {failures} calls in a row failed. Calls "
+        f"are denied for {seconds:g} s; then one at a time may try.",
+    )
+
+
+def policy_invalid(why: str, version: str, now: datetime) -> Alert:
+    """The alert that a policy file was changed into what is no policy."""
+    return Alert(
+        kind="policy_invalid",
+        timestamp=now,
+        message=f"The policy file has changed, but is not in force: {why} Version {version} stays in force.",
+    )
 
 
 def threshold(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from .effects import CHECK_SECONDS, Flow, compute, inspect
@@ -11,6 +11,7 @@ from .identity import Identity
 from .types import Admission, Check, Content, Finding, Part
 
 if TYPE_CHECKING:
+    from .checks.inputs import InputChecks
     from .guard import Guard
 
 
@@ -23,7 +24,7 @@ def check_input(guard: Guard, admission: Admission) -> Flow[None]:
     call, claim, rules = admission.call, admission.identity, admission.rules.checks
     parts = call.endpoint.parts(call)
     if not rules.injection == rules.role_markers == rules.hidden_text == "off":
-        _obey(admission, (yield from _or_failed(admission, "input", "deny", _look(guard, admission, parts))))
+        _obey(admission, (yield from _or_failed(admission, "input", "deny", _look(admission, parts))))
     if not guard.checks:
         return
     caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
@@ -34,10 +35,19 @@ def check_input(guard: Guard, admission: Admission) -> Flow[None]:
         _obey(admission, (yield from _or_failed(admission, check.name, action, asked)), check.name)
 
 
-def _look(guard: Guard, admission: Admission, parts: tuple[Part, ...]) -> Flow[tuple[Finding, ...]]:
+def _look(admission: Admission, parts: tuple[Part, ...]) -> Flow[tuple[Finding, ...]]:
     """What the policy's own checks find."""
-    look = partial(guard.input_checks.inspect, parts, admission.rules.checks)
-    return (yield from compute(look)) if guard.input_checks.takes_long(parts) else look()
+    own = _own_checks()
+    look = partial(own.inspect, parts, admission.rules.checks)
+    return (yield from compute(look)) if own.takes_long(parts) else look()
+
+
+@cache
+def _own_checks() -> InputChecks:
+    """One for all policies of the process, since what is found in a text depends on none."""
+    from .checks.inputs import InputChecks  # here, because importing the package is not to compile its rules
+
+    return InputChecks()
 
 
 def _or_failed(

@@ -22,6 +22,7 @@ from ._shell import outside
 from ._streams import noticing
 from ._sync import SyncGuard
 from ._transport import sending
+from .errors import ConfigurationError
 from .identity import NOTHING, Claim, Identity, claim_of
 from .resources import ROOTS, SOCKETS, facade, preset, without_keeping, without_sockets
 
@@ -94,7 +95,26 @@ class _Guarded:
         Raises:
             ValueError: a value is not a printable string of 1 to 256 characters.
         """
-        claim = claim_of(identity, user_id=user_id, feature=feature, session_id=session_id, tags=tags)
+        return self._bound(claim_of(identity, user_id=user_id, feature=feature, session_id=session_id, tags=tags))
+
+    def with_token(self: ClientT, token: str) -> ClientT:
+        """A light copy whose calls are those of the caller that the token proves, by the client's ``verifier=``.
+
+        The token is verified here, but where an async client would have to wait for keys: there, at the first call.
+
+        Raises:
+            NotAuthenticatedError: the token proves nobody.
+            ConfigurationError: the client has no verifier.
+        """
+        verifier = self._guard.settings["verifier"]
+        if verifier is None:
+            raise ConfigurationError("with_token() needs a verifier: give the client verifier=JWTVerifier(...).")
+        is_at_hand = getattr(verifier, "at_hand", None)
+        if self._shell is AsyncGuard and is_at_hand is not None and not is_at_hand(token):
+            return self._bound(Claim(proof=lambda: verifier.verify_async(token)))
+        return self.with_identity(verifier.verify(token))
+
+    def _bound(self: ClientT, claim: Claim) -> ClientT:
         bound = copying.copy(self)
         for name in _cached_on(type(self)):  # type: ignore[arg-type]
             bound.__dict__.pop(name, None)  # they hold on to the client that made them
@@ -179,8 +199,8 @@ class _Sync(_Guarded):
         options, claim = take_claim(options, self._claim)
         route = route_of(options, str(self.base_url))  # type: ignore[attr-defined]
         if route.kind == "guarded":
-            most = self._guard.largest_file
-            options, call = read_call(options, route, claim, self.timeout, most)  # type: ignore[attr-defined]
+            most, host = self._guard.largest_file, self.base_url.host  # type: ignore[attr-defined]
+            options, call = read_call(options, route, claim, self.timeout, most, host)  # type: ignore[attr-defined]
 
             def transmit(body: dict[str, Any]) -> Any:
                 given = options if body is call.body else with_body(options, body)
@@ -245,8 +265,8 @@ class _Async(_Guarded):
         options, claim = take_claim(options, self._claim)
         route = route_of(options, str(self.base_url))  # type: ignore[attr-defined]
         if route.kind == "guarded":
-            most = self._guard.largest_file
-            options, call = read_call(options, route, claim, self.timeout, most)  # type: ignore[attr-defined]
+            most, host = self._guard.largest_file, self.base_url.host  # type: ignore[attr-defined]
+            options, call = read_call(options, route, claim, self.timeout, most, host)  # type: ignore[attr-defined]
 
             async def transmit(body: dict[str, Any]) -> Any:
                 given = options if body is call.body else with_body(options, body)
@@ -290,6 +310,8 @@ class SafeOpenAI(_Sync, OpenAI):
         checks: `Check` objects that look at the input.
         hash_key: key of the prompt's hash; else ``SAFE_LLM_HASH_KEY``; else random for this process.
         clock: an object with ``time()`` and ``monotonic()``; by default the system's.
+        verifier: what `with_token` verifies tokens by, such as a `safe_llm.web.JWTVerifier`.
+        shadow_policy: a second policy, to be tried: what it would have decided otherwise stands on the records.
 
     Raises:
         ConfigurationError: one of these is wrong. Says which, and how to mend it.

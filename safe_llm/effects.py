@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from types import CoroutineType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from .identity import Claim
+from .identity import Claim, Identity
 from .types import Admission, Charge, Check, Content, Event, Finding, Outcome, Refusal, Reservation, Tally
 
 T = TypeVar("T")
@@ -26,6 +26,12 @@ class FindPlan(NamedTuple):
     """Ask ``plan_for``. Answered by a name; None stands for the default plan."""
 
     identity: Claim
+
+
+class Prove(NamedTuple):
+    """Verify the token that a caller brought. Answered by its identity."""
+
+    proof: Callable[[], Any]
 
 
 class Inspect(NamedTuple):
@@ -92,12 +98,17 @@ class Complete(NamedTuple):
     """Whether it may have to wait although the store does not, for a count."""
 
 
-Effect = FindPlan | Inspect | Compute | Reserve | Peek | Settle | Send | Emit | Complete
+Effect = FindPlan | Prove | Inspect | Compute | Reserve | Peek | Settle | Send | Emit | Complete
 
 
 def find_plan(identity: Claim) -> Flow[str | None]:
     found: str | None = yield FindPlan(identity)
     return found
+
+
+def prove(proof: Callable[[], Any]) -> Flow[Identity]:
+    identity: Identity = yield Prove(proof)
+    return identity
 
 
 def inspect(check: Check, content: Content, seconds: float = CHECK_SECONDS) -> Flow[tuple[Finding, ...]]:

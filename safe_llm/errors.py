@@ -26,7 +26,8 @@ answer or a key.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,6 +49,17 @@ def nearest(wrong: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # here, because most programs write no wrong name
 
     return next(iter(get_close_matches(wrong, list(known), n=1)), None)
+
+
+@contextmanager
+def needing(package: str, *, extra: str, who: str) -> Iterator[None]:
+    """Around the import of an optional package: where it is missing, a ConfigurationError says what installs it."""
+    try:
+        yield
+    except ImportError as exc:
+        raise ConfigurationError(
+            f'{who} needs the package {package}, which is not installed: pip install "safe-llm[{extra}]"'
+        ) from exc
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:

@@ -10,18 +10,20 @@ and the async side do them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import to_json
 
-from . import accounting, background, checking, counting, reserving, settling
+from . import accounting, alerts, background, breakers, checking, counting, reserving, settling, shadowing
 from .accounting import Amounts
-from .effects import Flow, complete, emit, find_plan, reserve, send, settle
+from .breakers import Breakers, Circuit
+from .effects import Flow, complete, emit, find_plan, prove, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
 from .endpoints.weighing import take_over
@@ -38,15 +40,13 @@ from .policy import Policy, Rules
 from .pricing import PriceBook
 from .types import (
     Admission,
+    Alert,
     Call,
     Check,
     Clock,
     Outcome,
     Usage,
 )
-
-if TYPE_CHECKING:
-    from .checks.inputs import InputChecks
 
 _LONGEST_MODEL = 256
 _IN_BODY_ONLY = frozenset(
@@ -75,6 +75,15 @@ class Guard:
         self._hash_key = hash_key if len(hash_key) <= 64 else hashlib.blake2b(hash_key).digest()
         # Claims that are known to have been made; it saves asking the store again at each call above a threshold.
         self.told: set[str] = set()
+        self.breakers = Breakers()
+        self.shadow: Guard | None = None
+        """Decides beside this one, and changes nothing: see `shadowing`."""
+
+    def under(self, policy: Policy) -> Guard:
+        """This guard with another policy."""
+        other = copy(self)
+        other.policy, other.prices = policy, PriceBook(policy.prices)
+        return other
 
     def now(self) -> datetime:
         """The moment, in UTC."""
@@ -127,13 +136,20 @@ class Guard:
         """Decide about a call. In shadow mode a denial is noted, and the call goes on as it came."""
         admission = self.begin(call)
         try:
+            yield from shadowing.consider(self, admission)
             yield from self.decide(admission)
+            self.try_circuit(admission, self.breakers.enter)
             yield from reserving.take(self, admission, partial(reserve, local=True))
+            if admission.budget_action == "downgrade" and admission.circuit is not None:
+                self._note_circuit(admission, None)
+                admission.circuit = call.host, call.model
         except DeniedError as denial:
+            self._note_circuit(admission, None)
             admission.denial = denial
             if self.policy.mode == "enforce":
                 denial.record = settling.record(self, admission, None, Usage(), "none", 0)
                 yield from emit(denial.record)
+                yield from shadowing.finish(admission, None, Usage(), "none")
                 raise
         except GeneratorExit:
             raise
@@ -161,11 +177,14 @@ class Guard:
         """Settle, record and alert: the end of every call that was sent. Once per call."""
         if admission.corrects is not None:
             return (yield from background.correct(self, admission, outcome))
+        if opened := self._note_circuit(admission, breakers.answered(outcome)):
+            yield from emit(opened)
         usage, source = yield from settling.used(self, admission, outcome)
         cost = settling.cost(self, admission, outcome, usage, source)
         record = settling.record(self, admission, outcome, usage, source, cost)
         if isinstance(outcome.error, DeadlineExceededError):
             outcome.error.record = record
+        yield from shadowing.finish(admission, outcome, usage, source)
         if admission.reservation is None:
             yield from emit(record)
             return
@@ -191,13 +210,14 @@ class Guard:
             identity=call.claim,
             began=self.clock.monotonic(),
             timestamp=self.now(),
+            guard=self,
         )
 
     def decide(self, admission: Admission) -> Flow[None]:
         """Every step up to the estimate."""
         call = admission.call
         self._read(admission)
-        self._identify(admission)
+        admission.identity = yield from self.identify(admission.identity)
         rules = yield from self._authorize(admission)
         self._limit_time(admission, rules)
         call.weight.hold(rules.input)
@@ -237,18 +257,35 @@ class Guard:
             raise malformed("its messages must be a list of at least one message")
         admission.prompt_hash = self._hashed(to_json(call.endpoint.prompt(call), fallback=_type_name))
 
-    def _identify(self, admission: Admission) -> None:
-        rules, identity = self.policy.identity, admission.identity
+    def identify(self, identity: Claim) -> Flow[Claim]:
+        """Who is calling, for certain.
+
+        Raises:
+            NotAuthenticatedError: the policy wants to know more than is known.
+        """
+        rules = self.policy.identity
+        identity = yield from self.proved(identity)
+        if identity.expires is not None and identity.expires <= self.clock.time():
+            raise NotAuthenticatedError(
+                f"User {identity.user!r} is denied: the identity has expired. Get a new token, and bind that one.",
+                code="token_expired",
+            )
         if rules.verified and not identity.verified:
             raise NotAuthenticatedError(
                 "The call is denied: the policy accepts only verified identities ([identity] verified), and "
-                "this one was not made by a verifier. Bind one with client.with_identity(identity)."
+                "this one was not made by a verifier. Bind one with client.with_token(token) or "
+                "client.with_identity(identity)."
             )
         if rules.required and identity.user_id is None:
             raise NotAuthenticatedError(
                 "The call is denied: it names no user and the policy requires one ([identity] required). "
                 "Pass user_id=, or use client.with_identity(...) or safe_llm.identify(...)."
             )
+        return identity
+
+    def proved(self, identity: Claim) -> Flow[Claim]:
+        """A claim whose token, if it brings one, has been verified."""
+        return identity if identity.proof is None else identity.proved((yield from prove(identity.proof)))
 
     def _authorize(self, admission: Admission) -> Flow[Rules]:
         identity, call = admission.identity, admission.call
@@ -294,12 +331,29 @@ class Guard:
             admission.deadline_seconds = most if own is None else min(most, own)
             admission.ends = admission.began + admission.deadline_seconds
 
-    @cached_property
-    def input_checks(self) -> InputChecks:
-        """The policy's own checks of input, and what they remember."""
-        from .checks.inputs import InputChecks  # here, because importing the package is not to compile its rules
+    def try_circuit(self, admission: Admission, ask: Callable[[Circuit, float], float | None]) -> None:
+        """Ask the circuit breaker of a call's host and model.
 
-        return InputChecks()
+        Raises:
+            SwitchedOffError: it is open.
+        """
+        if self.policy.breaker.failures == "off":
+            return
+        circuit = admission.call.host, admission.call.model
+        wait = ask(circuit, self.clock.monotonic())
+        if wait is not None:
+            raise accounting.circuit_open(admission, circuit, wait)
+        admission.circuit = circuit
+
+    def _note_circuit(self, admission: Admission, answered: bool | None) -> Alert | None:
+        """Tell the circuit breaker how a call ended; the alert, if that opened it."""
+        circuit, rules = admission.circuit, self.policy.breaker
+        if circuit is None or rules.failures == "off":
+            return None
+        admission.circuit = None
+        now = self.clock.monotonic()
+        failures = self.breakers.note(circuit, answered, now, failures=rules.failures, seconds=rules.seconds)
+        return alerts.circuit_open(circuit, failures, rules.seconds, self.now()) if failures else None
 
     def _cap(self, call: Call, rules: Rules) -> None:
         output = rules.output

@@ -6,12 +6,12 @@ They are laid over one another field by field, so a request's middleware may nam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 ANONYMOUS = "anonymous"
 """The user of calls that name none. It has limits of its own, shared by all such calls."""
@@ -55,6 +55,10 @@ class Claim(NamedTuple):
     plan: str | None = None
     tags: Mapping[str, str] = _NO_TAGS
     verified: bool = False
+    expires: float | None = None
+    """UTC epoch seconds from which on it holds no longer."""
+    proof: Callable[[], Any] | None = None
+    """Verifies a token, and answers with its `Identity`, or, on async clients, with a coroutine of it."""
 
     @property
     def user(self) -> str:
@@ -65,7 +69,7 @@ class Claim(NamedTuple):
         """This claim laid over a weaker one. Naming another user drops what was known of the weaker one's."""
         if self == NOTHING or weaker == NOTHING:
             return weaker if self == NOTHING else self
-        whose = weaker if self.user_id is None else self
+        whose = weaker if self.user_id is None and self.proof is None else self
         return Claim(
             user_id=whose.user_id,
             feature=self.feature if self.feature is not None else weaker.feature,
@@ -73,7 +77,13 @@ class Claim(NamedTuple):
             plan=whose.plan,
             tags={**weaker.tags, **self.tags} if self.tags and weaker.tags else self.tags or weaker.tags,
             verified=whose.verified,
+            expires=whose.expires,
+            proof=whose.proof,
         )
+
+    def proved(self, identity: Identity) -> Claim:
+        """This claim with what its token turned out to say of the caller."""
+        return self._replace(user_id=None, proof=None).over(identity.claim())
 
 
 NOTHING = Claim()
@@ -83,7 +93,8 @@ NOTHING = Claim()
 class Identity:
     """A caller. Made by a verifier with ``verified=True``, or by an application that knows its user.
 
-    ``plan`` overrides ``plan_for``. Every string is 1 to 256 printable characters.
+    ``plan`` overrides ``plan_for``. Every string is 1 to 256 printable characters. From ``expires`` on, in UTC epoch
+    seconds, calls in its name are denied.
 
     Raises:
         ValueError: a value is something else.
@@ -95,6 +106,7 @@ class Identity:
     plan: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     verified: bool = False
+    expires: float | None = None
 
     def __post_init__(self) -> None:
         _text("user_id", self.user_id)
@@ -105,12 +117,24 @@ class Identity:
 
     def claim(self) -> Claim:
         """The same as a `Claim`, to be laid over weaker ones."""
-        return Claim(self.user_id, self.feature, self.session_id, self.plan, self.tags, self.verified)
+        return Claim(self.user_id, self.feature, self.session_id, self.plan, self.tags, self.verified, self.expires)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view of a mapping cannot be pickled, and identities travel to worker processes.
-        values = self.user_id, self.feature, self.session_id, self.plan, dict(self.tags), self.verified
+        values = self.user_id, self.feature, self.session_id, self.plan, dict(self.tags), self.verified, self.expires
         return Identity, values
+
+
+class Verifier(Protocol):
+    """Makes an identity of a token: a `JWTVerifier`, or one of your own.
+
+    A verifier that may have to wait has two methods more: ``at_hand(token)`` tells whether it can answer at once, and
+    the coroutine ``verify_async(token)`` is what async clients then wait for.
+    """
+
+    def verify(self, token: str) -> Identity:
+        """The verified identity. Raises `NotAuthenticatedError` where the token proves none."""
+        ...
 
 
 _context: ContextVar[Claim] = ContextVar("safe_llm_identity", default=NOTHING)
@@ -119,6 +143,11 @@ _context: ContextVar[Claim] = ContextVar("safe_llm_identity", default=NOTHING)
 def current() -> Claim:
     """What `identify` says here and now."""
     return _context.get()
+
+
+def add(claim: Claim) -> None:
+    """Lay a claim over what the context says, for as long as the context lasts or `identify` puts it back."""
+    _context.set(claim.over(_context.get()))
 
 
 def claim_of(

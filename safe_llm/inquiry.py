@@ -4,61 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 from . import accounting, counting, reserving, switches
 from .effects import Flow, compute, emit, peek
 from .errors import DeniedError
 from .guard import Guard
 from .identity import Claim
-from .limits import SLICES, Window
-from .types import Alert, Call, Charge, LimitStatus, Quote, Refusal, Reservation, Tally, Usage, usd
+from .limits import SLICES, PlacedLimit, Window
+from .types import Alert, Call, Charge, LimitStatus, Quote, Refusal, Reservation, SwitchEvent, Tally, Usage, usd
 
 
 def usage(
-    guard: Guard, claim: Claim, *, plan: str | None = None, model: str | None = None, prompt: str | None = None
+    guard: Guard,
+    claim: Claim,
+    *,
+    plan: str | None = None,
+    model: str | None = None,
+    prompt: str | None = None,
+    exact: bool = True,
 ) -> Flow[list[LimitStatus]]:
-    """How each limit stands that a call of this caller would meet, in the policy's order."""
+    """How each limit stands that a call of this caller would meet, in the policy's order.
+
+    Not exact, a sliding limit tells the latest moment at which it may be free again, which costs a sixtieth.
+    """
+    claim = yield from guard.proved(claim)
     identity = claim._replace(plan=plan or claim.plan)
     name = yield from guard.plan_of(identity)
     values = accounting.values_of(identity, plan=name, model=model, prompt_hash=prompt)
     now = guard.clock.time()
-    found: list[LimitStatus] = []
+    spans: list[tuple[PlacedLimit, Window | None, list[Charge]]] = []
     for placed in guard.policy.rules(name, identity.feature).limits:
-        limit = placed.limit
-        window = None if limit.window is None else guard.policy.calendar.window(limit.window, now)
+        unit = placed.limit.window
+        window = None if unit is None else guard.policy.calendar.window(unit, now)
         charge = placed.charge(0, values, window, now)
-        tally, resets_at = yield from _stands(charge, window)
-        found.append(
-            LimitStatus(
-                limit=limit.text,
-                scope=placed.scope(values),
-                used=limit.shown(tally.used),
-                held=limit.shown(tally.held),
-                remaining=limit.shown(max(limit.amount - tally.used - tally.held, 0)),
-                resets_at=resets_at,
-            )
-        )
-    return found
+        looks_ahead = exact and window is not None and window.kind == "sliding"
+        spans.append((placed, window, [charge, *_later(charge)] if looks_ahead else [charge]))
+    # One look at the store, however many limits there are.
+    tallies = iter((yield from peek([charge for *_, charges in spans for charge in charges], local=True)))
+    return [_status(placed, values, window, [(c, next(tallies)) for c in charges]) for placed, window, charges in spans]
 
 
-def _stands(charge: Charge, window: Window | None) -> Flow[tuple[Tally, datetime | None]]:
-    """The tally of a charge, and when the whole limit is free again."""
-    if window is None or window.kind == "fixed":
-        tally = (yield from peek([charge], local=True))[0]
-        return tally, None if window is None else datetime.fromtimestamp(window.end, UTC)
-    later = _later(charge)
-    tallies = yield from peek([charge, *later], local=True)
-    free = next((c.end for c, t in zip([charge, *later], tallies, strict=True) if t.used + t.held == 0), later[-1].end)
-    size = (charge.end - charge.start) // SLICES
-    return tallies[0], datetime.fromtimestamp(free - size, UTC)
+def _status(
+    placed: PlacedLimit,
+    values: Mapping[str, str | None],
+    window: Window | None,
+    tallied: list[tuple[Charge, Tally]],
+) -> LimitStatus:
+    """How one limit stands, of its tally now and, where its window slides, at each of the next slices."""
+    limit, (charge, tally) = placed.limit, tallied[0]
+    ends: float | None = None
+    if window is not None:
+        size = (charge.end - charge.start) // SLICES
+        free = next((c.end for c, t in tallied if t.used + t.held == 0), charge.end + SLICES * size)
+        ends = window.end if window.kind == "fixed" else free - size
+    return LimitStatus(
+        limit=limit.text,
+        scope=placed.scope(values),
+        used=limit.shown(tally.used),
+        held=limit.shown(tally.held),
+        remaining=limit.shown(max(limit.amount - tally.used - tally.held, 0)),
+        resets_at=None if ends is None else datetime.fromtimestamp(ends, UTC),
+    )
+
+
+def allows(guard: Guard, claim: Claim, *, plan: str | None = None, model: str | None = None) -> Flow[bool]:
+    """Whether the caller may use his feature, and the model. Limits are not looked at."""
+    try:
+        claim = yield from guard.identify(claim)
+        name = yield from guard.plan_of(claim._replace(plan=plan or claim.plan))
+    except DeniedError:
+        return False
+    found = guard.policy.plans[name]
+    return found.allows_feature(claim.feature) and (model is None or found.allows_model(model))
 
 
 def _later(charge: Charge) -> list[Charge]:
     """The same sliding charge at each of the next slices, until nothing of today's window is left."""
     size = (charge.end - charge.start) // SLICES
-    return [
-        charge._replace(start=charge.start + size * step, end=charge.end + size * step) for step in range(1, SLICES + 1)
-    ]
+    key, amount, limit, kind, start, end = charge
+    return [Charge(key, amount, limit, kind, start + size * step, end + size * step) for step in range(1, SLICES + 1)]
 
 
 def quote(guard: Guard, call: Call) -> Flow[Quote]:
@@ -67,6 +92,7 @@ def quote(guard: Guard, call: Call) -> Flow[Quote]:
     denial: DeniedError | None = None
     try:
         yield from guard.decide(admission)
+        guard.try_circuit(admission, guard.breakers.wait)
         yield from reserving.take(guard, admission, lambda _id, charges, _ttl: _look(charges, guard.clock.time()))
     except DeniedError as error:
         denial = error
@@ -80,6 +106,8 @@ def quote(guard: Guard, call: Call) -> Flow[Quote]:
         min_usd=None if least is None else usd(least),
         max_usd=None if admission.cost is None else usd(admission.cost),
         would_be_denied=None if denial is None else accounting.as_denial(denial),
+        model=call.model or None,
+        budget_action=admission.budget_action,
     )
 
 
@@ -105,10 +133,18 @@ def _wait(charge: Charge, now: float) -> Flow[float | None]:
     return next(free, later[-1]).end - size - now
 
 
-def switch_off(guard: Guard, values: Mapping[str, str | None], reason: str) -> Flow[None]:
-    """Switch off what the values name, and tell of it."""
+_LONGEST_NOTE = 500
+"""Characters of who and why that are kept."""
+
+_SWITCHES_TOLD = 1_000
+"""Entries of the switches' log that are looked through."""
+
+
+def switch_off(guard: Guard, values: Mapping[str, str | None], reason: str, by: str = "") -> Flow[None]:
+    """Switch off what the values name, write down who did it and why, and tell of it."""
     pairs = switches.switch(values)
     if (yield from switches.switch_off(pairs)):
+        yield from switches.log(_event(guard, "off", pairs, by, reason))
         what = switches.named(pairs)
         why = f": {reason}" if reason else ""
         yield from emit(
@@ -118,6 +154,17 @@ def switch_off(guard: Guard, values: Mapping[str, str | None], reason: str) -> F
         )
 
 
-def switch_on(guard: Guard, values: Mapping[str, str | None]) -> Flow[None]:
-    """Switch on what the values name."""
-    yield from switches.switch_on(switches.switch(values))
+def switch_on(guard: Guard, values: Mapping[str, str | None], reason: str = "", by: str = "") -> Flow[None]:
+    """Switch on what the values name, and write down who did it and why."""
+    pairs = switches.switch(values)
+    if (yield from switches.switch_on(pairs)):
+        yield from switches.log(_event(guard, "on", pairs, by, reason))
+
+
+def _event(guard: Guard, action: Literal["off", "on"], pairs: switches.Switch, by: str, reason: str) -> SwitchEvent:
+    return SwitchEvent(action, dict(pairs), guard.now(), by[:_LONGEST_NOTE], reason[:_LONGEST_NOTE])
+
+
+def switched_off(guard: Guard) -> Flow[list[SwitchEvent]]:
+    """The kill switches that are off."""
+    return (yield from switches.off_now(_SWITCHES_TOLD))

@@ -71,6 +71,8 @@ class IdentityRules(_Section):
     """Accept only an `Identity` that a verifier made."""
     send_safety_identifier: bool = False
     """Send the keyed hash of the user_id as OpenAI's ``safety_identifier``."""
+    plan_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """How long an answer of ``plan_for`` holds; 0 asks at each call."""
 
 
 class InputRules(_Section):
@@ -110,6 +112,15 @@ class TimeRules(_Section):
 
     deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] | Off = 30.0
     """"off" leaves the SDK's own time-outs."""
+
+
+class BreakerRules(_Section):
+    """``[breaker]``: when calls to a host and model that keep failing are refused at once. Per process."""
+
+    failures: Count | Off = 10
+    """Failures in a row that open a breaker: no connection, no answer in time, or an answer of 500 and above."""
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """How long it stays open, until one call at a time may try."""
 
 
 class CheckRules(_Section):
@@ -250,6 +261,7 @@ class Policy(_Section):
     input: InputRules = Field(default_factory=InputRules)
     output: OutputRules = Field(default_factory=OutputRules)
     time: TimeRules = Field(default_factory=TimeRules)
+    breaker: BreakerRules = Field(default_factory=BreakerRules)
     checks: CheckRules = Field(default_factory=CheckRules)
     plans: dict[Name, Plan] = {}
     features: dict[Name, Feature] = {}

@@ -110,6 +110,7 @@ def take(guard: Guard, admission: Admission, ask: Ask) -> Flow[None]:
             placed, charge = admission.made[position]
             if not (yield from _ask_for_less(guard, admission, placed.limit, answer)):
                 call.model, call.body = asked_for  # the record names what was asked for, not what was tried
+                admission.budget_action = admission.requested_model = None
                 raise accounting.refused(admission, placed, charge, answer, values)
         elif gate_is_open:
             gate_is_open = False  # some switch is off, maybe not one of this call's: look at each of those
@@ -188,6 +189,7 @@ def _shrink(guard: Guard, admission: Admission, room: int) -> bool:
     if low < output.min_tokens:
         return False
     call.cap = low
+    admission.budget_action = "shrink"
     admission.output_tokens = _output(call, output)
     _price(guard, admission)
     return True
@@ -200,6 +202,7 @@ def _downgrade(guard: Guard, admission: Admission) -> bool:
     if cheaper is None or call.deployment is not None or not rules.plan.allows_model(cheaper):
         return False
     before = admission.cost
+    admission.budget_action, admission.requested_model = "downgrade", call.model
     call.model, call.body = cheaper, {**call.body, "model": cheaper}
     admission.counted = call.unseen
     admission.input_tokens = _input(admission, bound(call))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from . import accounting, alerts, counting, reserving, tokens
+from . import accounting, alerts, counting, reserving, shadowing, tokens
 from .effects import Flow, compute, emit, peek, reserve, settle
 from .types import Admission, Charge, Outcome, Reservation, Usage, UsageRecord
 
@@ -78,6 +78,7 @@ def record(
     """The record of a call; `outcome` is None where nothing was sent."""
     values = accounting.record(admission, outcome, usage, source, cost, ended=guard.clock.monotonic())
     values["policy_version"] = guard.policy.version
+    values["shadow"] = shadowing.decision(admission)
     values["price_version"] = guard.prices.version
     return UsageRecord.model_validate(values)
 

@@ -8,11 +8,14 @@ long as it is empty, which is nearly always, a call looks at nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import combinations
+
+from pydantic_core import from_json, to_json
 
 from .effects import Flow, peek, reserve, settle
 from .limits import LARGEST, part
-from .types import Charge, Refusal, Reservation
+from .types import Charge, Refusal, Reservation, SwitchEvent
 
 DIMENSIONS = ("feature", "model", "plan", "user")
 """What a switch can name. All that it names must match; one that names nothing stops the application."""
@@ -24,6 +27,10 @@ _TTL = 2.0**35
 _GATE = "switch/any"
 GATE = Charge(_GATE, 0, 0, "held", 0, FOREVER)
 """The charge that fits only while no switch at all is off."""
+
+_LOG = "switch/log/"
+_COUNTED = Charge("switch/log", 1, LARGEST, "held", 0, FOREVER)
+"""What each entry of the log charges: their number is what the next one is called."""
 
 Switch = tuple[tuple[str, str], ...]
 """Dimension and value pairs, in the order of `DIMENSIONS`."""
@@ -66,6 +73,52 @@ def switch_on(pairs: Switch) -> Flow[bool]:
         return False
     reservation = yield from _open(pairs, generation)
     return isinstance(reservation, Reservation) and (yield from settle(reservation, [0, 1, 0]))
+
+
+def log(entry: SwitchEvent) -> Flow[None]:
+    """Write down who turned a switch, when and why: in the key of a charge of nothing, under a numbered id.
+
+    Another process that writes at the same time takes the number; then the next one is tried.
+    """
+    said = to_json((entry.action, dict(entry.scope), entry.at.timestamp(), entry.by, entry.reason)).decode()
+    number = (yield from _entries()) + 1
+    while True:
+        charges = (_COUNTED, Charge(_LOG + said, 0, 0, "held", 0, FOREVER))
+        answer = yield from reserve(f"{_LOG}{number}", charges, _TTL)
+        if not isinstance(answer, Reservation) or tuple(answer.charges) == charges:
+            return
+        number += 1
+
+
+def history(most: int) -> Flow[list[SwitchEvent]]:
+    """The latest entries of the log, at most so many, oldest first."""
+    last = yield from _entries()
+    found = []
+    for number in range(max(last - most, 0) + 1, last + 1):
+        answer = yield from reserve(f"{_LOG}{number}", [], _TTL)
+        if isinstance(answer, Reservation) and len(answer.charges) == 2:
+            action, scope, at, by, reason = from_json(answer.charges[1].key.removeprefix(_LOG))
+            found.append(SwitchEvent(action, scope, datetime.fromtimestamp(at, UTC), by, reason))
+    return found
+
+
+def off_now(most: int) -> Flow[list[SwitchEvent]]:
+    """The switches that are off, as far as the latest entries of the log tell of them."""
+    latest: dict[Switch, SwitchEvent] = {}
+    for entry in (yield from history(most)):
+        pairs = switch(entry.scope)
+        latest.pop(pairs, None)
+        latest[pairs] = entry
+    found = []
+    for pairs, entry in latest.items():
+        if entry.action == "off" and (yield from _state(pairs))[1]:
+            found.append(entry)
+    return found
+
+
+def _entries() -> Flow[int]:
+    (tally,) = yield from peek([_COUNTED])
+    return tally.used + tally.held
 
 
 def _state(pairs: Switch) -> Flow[tuple[int, bool]]:

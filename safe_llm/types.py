@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .endpoints.base import Endpoint
     from .endpoints.weighing import Weight
     from .errors import DeniedError
+    from .guard import Guard
     from .identity import Claim, Identity
     from .limits import PlacedLimit
     from .policy import Rules
@@ -161,6 +162,18 @@ class Denial(BaseModel):
     retry_after: float | None = None
 
 
+class ShadowDecision(BaseModel):
+    """What a shadow policy decided about a call, where that is not what the policy in force decided."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    policy_version: str
+    denial: Denial | None = None
+    """None: it lets the call through."""
+    error: str | None = None
+    """The class of the error that kept it from deciding."""
+
+
 # Events ---------------------------------------------------------------------------------------------------------------
 
 Outcomes = Literal["ok", "denied", "error", "timeout", "aborted", "blocked"]
@@ -221,6 +234,12 @@ class UsageRecord(BaseModel):
     policy_version: str = ""
     degraded: bool = False
     """The quota store was away, and the call was counted by a process-local one."""
+    budget_action: Literal["shrink", "downgrade"] | None = None
+    """What ``[output] on_budget`` did so that the budget pays for the call: a lower cap, or a cheaper model."""
+    shadow: ShadowDecision | None = None
+    """What the shadow policy decided, where that is something else."""
+    requested_model: str | None = None
+    """What was asked for, where the policy sent another one: `budget_action` is then "downgrade"."""
 
 
 class Alert(BaseModel):
@@ -228,7 +247,9 @@ class Alert(BaseModel):
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
-    kind: Literal["limit_threshold", "debt", "anomaly", "circuit_open", "store_degraded", "switched_off"]
+    kind: Literal[
+        "limit_threshold", "debt", "anomaly", "circuit_open", "store_degraded", "switched_off", "policy_invalid"
+    ]
     timestamp: datetime
     limit: str | None = None
     scope: dict[str, str] = {}
@@ -277,6 +298,23 @@ class Quote:
     max_usd: Decimal | None
     """What would be reserved. None where no price is known."""
     would_be_denied: Denial | None = None
+    model: str | None = None
+    """The model that would be sent."""
+    budget_action: Literal["shrink", "downgrade"] | None = None
+    """What ``[output] on_budget`` would do so that the budget pays for the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchEvent:
+    """A kill switch as it was turned: what it names, when, by whom and why."""
+
+    action: Literal["off", "on"]
+    scope: Mapping[str, str]
+    """Dimension to value; empty for the whole application."""
+    at: datetime
+    """UTC."""
+    by: str
+    reason: str
 
 
 # The checks' view -----------------------------------------------------------------------------------------------------
@@ -354,6 +392,8 @@ class Call:
     """The body came as bytes, which are not read here."""
     deployment: str | None = None
     """The model that the URL names, which goes before the body's: Azure."""
+    host: str = ""
+    """Of the provider."""
     model: str = ""
     stream: bool = False
     messages: list[Mapping[str, Any]] | None = field(default=None, repr=False)
@@ -398,6 +438,8 @@ class Admission:
     began: float
     """Monotonic seconds."""
     timestamp: datetime
+    guard: Guard = field(repr=False)
+    """Under which it began: a policy that changes meanwhile is not this call's."""
     ends: float | None = None
     """Monotonic seconds at which the deadline is over."""
     deadline_seconds: float | None = None
@@ -423,6 +465,16 @@ class Admission:
     """nano-USD of hosted tools, included in `cost`."""
     fee_of: dict[str, int] = field(default_factory=dict)
     """nano-USD for each call of a hosted tool, by its family."""
+    budget_action: Literal["shrink", "downgrade"] | None = None
+    """What was done so that the budget pays for the call."""
+    requested_model: str | None = None
+    """The model that was asked for, where another one is sent."""
+    shadow: Admission | None = field(default=None, repr=False)
+    """The same call under the shadow policy."""
+    shadow_error: str | None = None
+    """Of such an admission: the class of the error that kept it from being decided."""
+    circuit: tuple[str, str] | None = None
+    """Host and model, while the circuit breaker waits to be told how the call ends."""
     corrects: str | None = None
     """Not a call of its own: it retrieves the background response of this id."""
     cap_sent: int | None = None

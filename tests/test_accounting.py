@@ -26,12 +26,16 @@ from safe_llm.accounting import (
 )
 from safe_llm.endpoints.chat import CHAT
 from safe_llm.errors import BudgetExceededError, RateLimitExceededError, SwitchedOffError
+from safe_llm.guard import Guard
 from safe_llm.identity import ANONYMOUS, Claim
 from safe_llm.limits import Calendar, Limit, PlacedLimit
+from safe_llm.policy import Policy
+from safe_llm.testing import FakeClock
 from safe_llm.types import Admission, Call, Outcome, Refusal, Usage, UsageRecord
 
 NOW = datetime(2027, 6, 15, 12, tzinfo=UTC)
 U1 = Claim("u1")
+GUARD = Guard(Policy(), clock=FakeClock(), hash_key=b"key")
 
 
 def limit(sentence: str) -> Limit:
@@ -44,7 +48,7 @@ def placed(sentence: str) -> PlacedLimit:
 
 def admission(identity: Claim = U1, **fields: Any) -> Admission:
     call = Call(CHAT, {}, identity, model="gpt-4o")
-    return Admission("id", call, identity, began=5.0, timestamp=NOW, **fields)
+    return Admission("id", call, identity, began=5.0, timestamp=NOW, guard=GUARD, **fields)
 
 
 # Charges --------------------------------------------------------------------------------------------------------------

@@ -20,15 +20,18 @@ ROOT = PACKAGE.parent
 
 FLOORS = (
     {"errors", "types"},
-    {"identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "checks", "endpoints"},
+    {
+        *("identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "breakers", "checks"),
+        "endpoints",
+    },
     {
         *("effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"),
-        "checking",
+        *("shadowing", "checking"),
     },
     {"stores", "sinks", "deadline"},
     {
-        *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_transport", "_streams", "_params"),
-        *("_inspecting", "resources", "client"),
+        *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_plans", "_policy_file", "_transport"),
+        *("_streams", "_lines", "_params", "_lazy", "_inspecting", "resources", "client"),
     },
     {"web", "reports", "cli", "testing"},
 )
@@ -175,6 +178,7 @@ HEAVY = (
 
 
 STORES = ("safe_llm.stores.sqlite", "safe_llm.stores.redis", "safe_llm.stores.postgres")
+SINKS = tuple(f"safe_llm.sinks.{name}" for name in ("opentelemetry", "prometheus", "sqlite", "webhook"))
 
 
 def printed(code: str) -> str:
@@ -184,14 +188,14 @@ def printed(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_the_package_loads_no_driver_tokenizer_price_table_store_or_resource() -> None:
-    code = f"import sys, safe_llm; print([name for name in {(*HEAVY, *STORES)!r} if name in sys.modules])"
+def test_importing_the_package_loads_no_driver_tokenizer_price_table_store_sink_or_resource() -> None:
+    code = f"import sys, safe_llm; print([name for name in {(*HEAVY, *STORES, *SINKS)!r} if name in sys.modules])"
     assert printed(code) == "[]"
 
 
 WITHOUT_DRIVERS = """
 import sys
-for name in ("redis", "psycopg", "psycopg_pool", "sqlite3"):
+for name in ("redis", "psycopg", "psycopg_pool", "sqlite3", "opentelemetry", "prometheus_client"):
     sys.modules[name] = None
 """
 
@@ -200,6 +204,7 @@ def test_every_public_name_is_there_on_a_bare_install() -> None:
     """Drivers are not looked for before a store is made."""
     code = """
 from safe_llm import *
+from safe_llm.sinks import *
 from safe_llm.stores import *
 import safe_llm
 print([name for name in safe_llm.__all__ if not hasattr(safe_llm, name) or name not in globals()])
@@ -236,6 +241,30 @@ except safe_llm.ConfigurationError as error:
     told = printed(WITHOUT_DRIVERS + code)
     assert told.endswith(f"{said} ModuleNotFoundError")
     assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    ("sink", "said"),
+    [
+        ("OpenTelemetrySink()", 'opentelemetry-api, which is not installed: pip install "safe-llm[otel]"'),
+        ("PrometheusSink()", 'prometheus-client, which is not installed: pip install "safe-llm[prometheus]"'),
+        ("SQLiteSink('usage.db')", "Python's sqlite3, which this Python was built without."),
+    ],
+)
+def test_what_a_sink_lacks_is_named_with_what_installs_it(sink: str, said: str) -> None:
+    code = f"""
+import safe_llm
+try:
+    safe_llm.{sink}
+except safe_llm.ConfigurationError as error:
+    print(error, type(error.__cause__).__name__)
+"""
+    assert printed(WITHOUT_DRIVERS + code).endswith(f"{said} ModuleNotFoundError")
+
+
+def test_a_name_that_is_not_public_is_not_found() -> None:
+    with pytest.raises(AttributeError, match="'safe_llm' has no attribute 'Nothing'"):
+        safe_llm.Nothing  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["o200k_base.xz", "cl100k_base.xz"])

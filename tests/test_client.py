@@ -91,7 +91,7 @@ class NamingCheck:
 
 
 @pytest.mark.parametrize("client_class", ALL_FOUR)
-async def test_each_client_takes_all_seven_arguments_beside_the_sdk_s_own(
+async def test_each_client_takes_every_argument_beside_the_sdk_s_own(
     client_class: Any, server: FakeOpenAI, sink: RecordingSink
 ) -> None:
     events: list[Any] = []

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 ASK: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Good morning"}]}
 ALL_FOUR = [SafeOpenAI, AsyncSafeOpenAI, SafeAzureOpenAI, AsyncSafeAzureOpenAI]
-OURS = ["policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock"]
+OURS = ["policy", "quota_store", "plan_for", "sinks", "checks", "hash_key", "clock", "verifier", "shadow_policy"]
 COUNTED = {"plans": {"default": {"limits": ["2 requests/day"]}}}
 
 

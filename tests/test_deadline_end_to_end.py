@@ -170,6 +170,35 @@ async def test_a_reader_that_dawdles_meets_the_deadline_at_its_next_step(stack: 
         await scene.assert_says("timeout")
 
 
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stack", [pytest.param(one, id=f"{one.__name__}-async") for one in LIBRARIES])
+@pytest.mark.parametrize("reads_first", [True, False])
+@in_loop
+async def test_a_reader_that_stops_reading_does_not_keep_the_provider_writing(
+    stack: ModuleType, reads_first: bool
+) -> None:
+    """The stream ends, and is paid for, at its deadline, although nobody asks for its next piece."""
+    async with scene_of((stack, True)) as scene:
+        scene.server.script(LONG)
+        stream = await scene.create(stream=True)
+        if reads_first:
+            await anext(stream)
+        with ends_in(SECONDS, at_least=0):
+            await until(lambda: bool(scene.server.disconnects) and bool(scene.sink.records))
+        await scene.assert_says("timeout")
+        assert scene.sink.last.usage_source == "estimated"
+        with pytest.raises(DeadlineExceededError) as caught:
+            async for _ in stream:
+                pass
+        assert caught.value.record == scene.sink.last
+        assert len(scene.sink.records) == 1
+
+
 @stacks
 @in_loop
 async def test_the_client_works_on_after_a_deadline_has_passed(stack: Stack) -> None:

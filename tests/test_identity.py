@@ -115,6 +115,8 @@ claims = st.builds(
     st.none(),
     st.dictionaries(st.sampled_from("xy"), st.sampled_from("12")),
     st.just(False),
+    st.none(),
+    st.none(),
 )
 
 

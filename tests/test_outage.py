@@ -433,7 +433,7 @@ def test_a_normal_exit_tries_once_more(server: FakeOpenAI) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_what_is_owed_stays_with_the_parent_of_a_fork() -> None:
-    link = outage.StoreLink(allows=False, clock=FakeClock(), emit=lambda _: None)
+    link = outage.StoreLink(allows=lambda: False, clock=FakeClock(), emit=lambda _: None)
     link.instead(Settle(Reservation("id", (), 0.0), []), ConnectionError())
     client = SafeOpenAI(api_key="k", sinks=[])
     client._guard._link = link
@@ -454,7 +454,7 @@ class Linked:
     def __init__(self, *, allows: bool = False) -> None:
         self.clock = FakeClock()
         self.alerts: list[Alert] = []
-        self.link = outage.StoreLink(allows=allows, clock=self.clock, emit=self.alerts.append)
+        self.link = outage.StoreLink(allows=lambda: allows, clock=self.clock, emit=self.alerts.append)
         self.fails: Callable[[Effect], bool] = lambda _: False
         self.told: list[Effect] = []
 

@@ -25,6 +25,11 @@ on_store_error = "deny"
 required = false
 verified = false
 send_safety_identifier = false
+plan_seconds = 60
+
+[breaker]
+failures = 10
+seconds = 30
 
 [input]
 max_message_chars = 4_000
@@ -78,6 +83,11 @@ on_store_error = "allow"
 required = true
 verified = true
 send_safety_identifier = true
+plan_seconds = 5
+
+[breaker]
+failures = "off"
+seconds = 5
 
 [input]
 max_message_chars = 4_001

@@ -86,6 +86,7 @@ async def test_a_quote_tells_tokens_and_money(make: Make, server: FakeOpenAI, si
         min_usd=Decimal("0.00000135"),
         max_usd=Decimal("0.00060285"),
         would_be_denied=None,
+        model="gpt-4o-mini",
     )
     assert (server.requests, sink.events) == ([], [])
 
@@ -381,6 +382,22 @@ async def test_each_limit_says_when_the_whole_of_it_is_free_again(make: Make, cl
     assert [status.used for status in (await usage(client, user_id="u1")).values()] == [0, 0, 1, 1, 1, 0]
 
 
+async def test_what_is_told_quickly_is_never_too_early_and_at_most_a_window_late(make: Make, clock: FakeClock) -> None:
+    client = make("5 requests/minute", "50 requests/hour", "500 requests/day", "2 concurrent")
+    for passed in (0, 20, 30, 11, 3_600):
+        await chat(client, user_id="u1")
+        clock.advance(passed)
+        exact = list((await usage(client, user_id="u1")).values())
+        quick = list((await usage(client, user_id="u1", exact=False)).values())
+        stands = [[(one.limit, one.used, one.held, one.remaining) for one in told] for told in (exact, quick)]
+        assert stands[0] == stands[1]
+        for one, other, most in zip(exact, quick, (61, 3_660, 0, None), strict=True):
+            if most is None:
+                assert one.resets_at is other.resets_at is None
+            else:
+                assert one.resets_at <= other.resets_at <= one.resets_at + timedelta(seconds=most)
+
+
 async def test_usage_is_of_the_client_s_and_the_context_s_caller_and_else_of_anonymous(make: Make) -> None:
     client = make("9 requests/day")
     for caller, calls in (("anonymous", 1), ("u1", 2), ("u2", 3)):
@@ -436,6 +453,27 @@ async def test_a_switch_stops_what_matches_all_that_it_names(switchable: Any, na
         assert await called(switchable, {**CALLER, name: OTHERS[name]}) == (name in names)
     await done(switchable.guard.switch_on(**off))
     assert await called(switchable, CALLER)
+
+
+async def test_another_process_learns_who_switched_off_what_when_and_why(
+    kind: Any, server: FakeOpenAI, tmp_path: Any
+) -> None:
+    clock = FakeClock()
+    made = {"base_url": server.base_url, "api_key": "test", "sinks": [], "clock": clock}
+    one, other = (kind(**made, quota_store=f"sqlite:///{tmp_path}/quotas.db") for _ in range(2))
+    assert await done(other.guard.switches()) == []
+    await done(one.guard.switch_off(feature="search", reason="it loops", by="olga"))
+    await done(one.guard.switch_off(feature="search", reason="again", by="oleg"))  # it was off already
+    (event,) = await done(other.guard.switches())
+    assert (event.action, event.scope, event.by, event.reason) == ("off", {"feature": "search"}, "olga", "it loops")
+    assert event.at.timestamp() == clock.time()
+    await done(other.guard.switch_on(feature="search"))
+    assert await done(one.guard.switches()) == []
+    await done(one.guard.switch_off(reason="x" * 10_000))
+    (event,) = await done(other.guard.switches())
+    assert (event.scope, event.reason) == ({}, "x" * 500)
+    for client in (one, other):
+        await done(client.close())
 
 
 async def test_a_switch_stops_a_call_before_anything_is_sent_and_says_how_to_undo_it(

@@ -84,10 +84,11 @@ FIELDS = [
     *("total_tokens", "usage_source", "cost_reserved_usd", "cost_usd", "price_version", "max_tokens"),
     *("trimmed_messages", "latency_ms", "first_token_ms", "findings", "policy_version", "degraded"),
 ]
+MORE = ["budget_action", "shadow", "requested_model"]
 
 
-def test_a_record_has_the_fields_of_the_contract_and_no_other() -> None:
-    assert list(UsageRecord.model_fields) == FIELDS
+def test_a_record_has_the_fields_of_the_contract_first_and_then_a_few_more() -> None:
+    assert list(UsageRecord.model_fields) == [*FIELDS, *MORE]
 
 
 async def test_each_field_of_a_plain_call(
@@ -138,6 +139,9 @@ async def test_each_field_of_a_plain_call(
         "findings": (),
         "policy_version": client.guard.policy.version,
         "degraded": False,
+        "budget_action": None,
+        "requested_model": None,
+        "shadow": None,
     }
 
 

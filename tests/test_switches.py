@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
@@ -11,9 +12,22 @@ from hypothesis import strategies as st
 
 from safe_llm.effects import Effect, Flow, Peek, Reserve, Settle, T, drive
 from safe_llm.stores import MemoryQuotaStore
-from safe_llm.switches import DIMENSIONS, GATE, Switch, asked, matching, named, switch, switch_off, switch_on
+from safe_llm.switches import (
+    DIMENSIONS,
+    GATE,
+    Switch,
+    asked,
+    history,
+    log,
+    matching,
+    named,
+    off_now,
+    switch,
+    switch_off,
+    switch_on,
+)
 from safe_llm.testing import FakeClock
-from safe_llm.types import Reservation
+from safe_llm.types import Reservation, SwitchEvent
 
 U1 = switch({"user": "u1"})
 APP = switch({})
@@ -181,9 +195,9 @@ def test_switches_do_as_a_set_of_names_would(turns: list[tuple[bool, dict[str, s
 # Two at once ----------------------------------------------------------------------------------------------------------
 
 
-def interleaved(store: Store, schedule: tuple[int, ...], flows: list[Flow[bool]]) -> list[bool]:
+def interleaved(store: Store, schedule: tuple[int, ...], flows: list[Flow[Any]]) -> list[Any]:
     """Run flows step by step in the order of the schedule, then each of them to its end."""
-    results: dict[int, bool] = {}
+    results: dict[int, Any] = {}
     waiting = {number: next(flow) for number, flow in enumerate(flows)}
     for number in (*schedule, *(n for n in range(len(flows)) for _ in range(9))):
         if number in waiting:
@@ -229,3 +243,43 @@ def test_one_on_and_one_off_at_once_leave_it_whole(schedule: tuple[int, ...], st
     store.on(U1)
     assert store.passes(user="u1")
     assert store.gate_is_free()
+
+
+# Who, when and why ----------------------------------------------------------------------------------------------------
+
+
+def event(number: int, action: Any = "off", **scope: str) -> SwitchEvent:
+    at = datetime.fromtimestamp(1_800_000_000 + number, UTC)
+    return SwitchEvent(action, scope, at, f"operator {number}", 'a "leaked" key / пример')
+
+
+def test_the_log_tells_who_turned_what_when_and_why(store: Store) -> None:
+    events = [event(1, user="u1"), event(2), event(3, "on", user="u1", feature="a/b=c")]
+    for one in events:
+        store.run(log(one))
+    assert store.run(history(10)) == events
+    assert store.run(history(2)) == events[1:]
+    store.clock.advance(10 * 365 * 86_400)
+    assert store.run(history(10)) == events
+
+
+def test_an_empty_log_tells_nothing(store: Store) -> None:
+    assert store.run(history(10)) == store.run(off_now(10)) == []
+
+
+def test_of_what_is_off_the_latest_event_is_told(store: Store) -> None:
+    for number, pairs in enumerate([APP, U1, APP]):
+        store.off(pairs)
+        store.run(log(event(number, **dict(pairs))))
+    store.on(U1)
+    store.run(log(event(3, "on", **dict(U1))))
+    assert store.run(off_now(10)) == [event(2)]
+    store.on(APP)  # by somebody whose entry got lost
+    assert store.run(off_now(10)) == []
+
+
+@pytest.mark.parametrize("schedule", list(product((0, 1), repeat=4)))
+def test_two_who_write_at_once_both_have_their_entry(schedule: tuple[int, ...]) -> None:
+    store = Store()
+    interleaved(store, schedule, [log(event(1, user="u1")), log(event(2, user="u2"))])
+    assert sorted(entry.by for entry in store.run(history(10))) == ["operator 1", "operator 2"]

@@ -270,7 +270,7 @@ def spelled(words: list[str]) -> str:
 
 
 def apart(text: str, words: list[str]) -> str:
-    """The text of these words, with spaces around those of a script that has none, and where words are glued together."""
+    """The text of these words, spaces around those of a script that has none, and where some are glued together."""
     if not text.isascii() and _UNSPACED.search(text):
         text = _unspaced_words.sub(r" \g<0> ", text)
     if max(map(len, words), default=0) >= _TOO_LONG:

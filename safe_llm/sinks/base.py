@@ -7,12 +7,10 @@ are dropped and counted.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import inspect
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
@@ -26,12 +24,17 @@ from typing import Literal, NamedTuple
 
 from ..errors import ConfigurationError
 from ..types import Event, Sink
+from ._exit import before_exit
+from ._worker import Worker
 
 SinkLike = Sink | Callable[[Event], object]
 """What ``sinks=`` takes."""
 
 ROOM = 10_000
 """Events that may wait for one sink: some 25 MB of records."""
+
+BATCH = 500
+"""Events that a sink with an ``emit_batch`` is given at once, at most."""
 
 EXIT_SECONDS = 5.0
 """How long a normal exit waits for all sinks together."""
@@ -53,82 +56,19 @@ class SinkStats(NamedTuple):
     """The queue was full."""
 
 
-class Worker:
-    """A daemon thread that runs jobs in order. It starts with the first job, and again with one after `stop` or a fork.
-
-    Nothing here waits for a lock that an interrupted frame might hold: `SimpleQueue.put` is re-entrant, `_running` is
-    only ever tried, and `Thread.start` takes a re-entrant one. So `put` may be called from a destructor, which can run
-    anywhere in its thread, in the middle of another `put` too.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.renew()
-
-    def renew(self) -> None:
-        """Starts afresh in a forked child: the thread stayed with the parent, and what is queued will be run there."""
-        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._running = threading.Lock()  # held while there is a thread
-
-    @property
-    def backlog(self) -> int:
-        """Jobs that wait."""
-        return self._jobs.qsize()
-
-    def put(self, job: Callable[[], object]) -> None:
-        """Runs `job` soon. It must see to its own exceptions."""
-        self._jobs.put(job)
-        self._wake()
-
-    def mark(self) -> threading.Event:
-        """An event that is set once every job put so far is done."""
-        done = threading.Event()
-        if self._running.locked() or self.backlog:
-            self._jobs.put(done.set)
-            self._wake(or_run_here=True)
-        else:
-            done.set()
-        return done
-
-    def stop(self) -> None:
-        """Ends the thread behind the jobs put so far."""
-        if self._running.locked():
-            self._jobs.put(None)
-
-    def _wake(self, or_run_here: bool = False) -> None:
-        # Once the interpreter is being torn down, Python 3.11 would wait forever for a new thread to begin.
-        if sys.is_finalizing() or not self._running.acquire(blocking=False):
-            return
-        _flush_at_the_end_of_multiprocessing()
-        try:
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        except RuntimeError:  # the system has no more threads, or Python 3.12 is about to exit and allows no more
-            if or_run_here:
-                self._jobs.put(None)
-                self._run()
-            else:  # the job waits for the next one, or for a flush
-                self._running.release()
-
-    def _run(self) -> None:
-        try:
-            while (job := self._jobs.get()) is not None:
-                job()
-                del job  # it would keep the dispatcher alive for as long as the next one is waited for
-        finally:
-            self._running.release()
-        if self.backlog:  # put after the last job was taken, by one who still saw a thread
-            self._wake()
-
-
 @dataclass(eq=False)
 class _Outlet:
     """One sink, and what became of the events meant for it."""
 
     name: str
-    emit: Callable[[Event], object]
+    emit: Callable[..., object]
     close: Callable[[], object] | None
     worker: Worker | None
     """None: called in place."""
+    capture: Callable[[], object] | None = None
+    emit_batch: Callable[[list[Event]], object] | None = None
+    waiting: deque[Event] = field(default_factory=deque)
+    """For the next batch. Each has a job of the worker; the job of the first takes its followers along."""
     counts: Counter[str] = field(default_factory=Counter)
     used: bool = True
     """There may be something to close: nothing has closed the sink since its last event."""
@@ -143,8 +83,13 @@ def _outlet(sink: SinkLike) -> _Outlet:
             "not a class, and not a coroutine function."
         )
     builtin = isinstance(sink, BuiltinMethodType) and isinstance(sink.__self__, _CANNOT_BLOCK)
-    inline = builtin or getattr(sink, "inline", False)
-    return _Outlet(name, emit, getattr(sink, "close", None), None if inline else Worker(f"safe_llm {name}"))
+    if builtin or getattr(sink, "inline", False):
+        return _Outlet(name, emit, getattr(sink, "close", None), None)
+    return _Outlet(
+        *(name, emit, getattr(sink, "close", None), Worker(f"safe_llm {name}")),
+        capture=getattr(sink, "capture", None),
+        emit_batch=getattr(sink, "emit_batch", None),
+    )
 
 
 class Dispatcher:
@@ -154,6 +99,10 @@ class Dispatcher:
     the thread of the call, before `emit` returns, and possibly from several threads at once. Every other sink gets its
     events in order from one thread of its own, which starts at the first event. In a forked child the threads start
     anew; what was queued is delivered by the parent.
+
+    Such a sink may have a method ``capture()``, for what only the thread of the call knows: it is called there, must
+    not block, and what it returns is handed to ``emit(event, captured)``. And it may have ``emit_batch(events)``, for
+    what costs less together: it is called with all that wait, `BATCH` at most, which count as failed if it raises.
 
     A sink that raises, or whose queue is full, is named in the log once, at WARNING by the logger "safe_llm", and
     counted from then on.
@@ -173,7 +122,7 @@ class Dispatcher:
         self._room = room
         self._outlets = [_outlet(sink) for sink in sinks]
         self._deferred = Worker("safe_llm deferred")
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # the garbage collector may emit in the middle of it
         self.before_close: Callable[[float], object] | None = None
         """Called by `close`, and so by a normal exit, with the seconds that it may take. What it emits is delivered."""
         _dispatchers.add(self)
@@ -182,11 +131,17 @@ class Dispatcher:
     def emit(self, event: Event) -> None:
         """Gives `event` to every sink. Never waits for a queued one, never raises an `Exception` of any."""
         for outlet in self._outlets:
+            # Jobs are bound to the dispatcher, which therefore lives, and is closed at exit, until they are done.
             if outlet.worker is None:
                 self._deliver(outlet, event)
             elif outlet.worker.backlog < self._room:  # several threads at once may overshoot by one each
-                # Bound to the dispatcher, which therefore lives, and is closed at exit, until the event is delivered.
-                outlet.worker.put(partial(self._deliver, outlet, event))
+                if outlet.emit_batch is not None:
+                    outlet.waiting.append(event)
+                    outlet.worker.put(partial(self._deliver_waiting, outlet))
+                elif outlet.capture is None:
+                    outlet.worker.put(partial(self._deliver, outlet, event))
+                else:
+                    outlet.worker.put(partial(self._deliver, outlet, event, *self._captured(outlet)))
             elif self._count(outlet, "dropped") == 1:
                 _warn("The sink %s is too slow: its queue is full, and events are dropped.", outlet.name)
 
@@ -199,10 +154,15 @@ class Dispatcher:
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Waits until all that was deferred and emitted so far is done, at most `timeout` seconds. Whether it was."""
+        return not self._late(timeout)
+
+    def _late(self, timeout: float) -> list[str]:
+        """Flush; whose work is not done after `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        settled = self._deferred.mark().wait(timeout)  # before the sinks, for what was deferred may emit
-        marks = [outlet.worker.mark() for outlet in self._outlets if outlet.worker]
-        return settled and all(mark.wait(deadline - time.monotonic()) for mark in marks)
+        deferred = self._deferred.mark().wait(timeout)  # before the sinks, for what was deferred may emit
+        marks = [(outlet.name, outlet.worker.mark()) for outlet in self._outlets if outlet.worker]
+        late = [name for name, mark in marks if not mark.wait(deadline - time.monotonic())]
+        return late if deferred else [self._deferred.name, *late]
 
     def close(self, timeout: float = 5.0) -> bool:
         """Flushes, closes the sinks that have a ``close``, and ends the threads, in at most `timeout` seconds.
@@ -214,7 +174,7 @@ class Dispatcher:
         if self.before_close is not None:
             self._call(partial(self.before_close, timeout))
             timeout = max(deadline - time.monotonic(), 0.0)
-        self.flush(timeout)
+        late = self._late(timeout)
         for outlet in self._outlets:
             if outlet.worker is None:
                 self._close(outlet)
@@ -222,6 +182,7 @@ class Dispatcher:
                 outlet.worker.put(partial(self._close, outlet))
         done = self.flush(deadline - time.monotonic())
         _stop(self._workers())
+        self._tell_losses(late)
         return done
 
     def stats(self) -> list[SinkStats]:
@@ -230,20 +191,53 @@ class Dispatcher:
             fates = [(o.name, o.counts) for o in self._outlets]
             return [SinkStats(name, n["delivered"], n["failed"], n["dropped"]) for name, n in fates]
 
-    def _deliver(self, outlet: _Outlet, event: Event) -> None:
+    def _captured(self, outlet: _Outlet) -> tuple[object, ...]:
+        assert outlet.capture is not None
+        try:
+            return (outlet.capture(),)
+        except Exception as exc:
+            if self._count(outlet, "uncaptured") == 1:
+                _warn("The sink %s failed to capture, with %s.", outlet.name, _name(type(exc)))
+            return ()
+
+    def _deliver(self, outlet: _Outlet, event: Event, *captured: object) -> None:
+        self._give(outlet, partial(outlet.emit, event, *captured), 1)
+
+    def _deliver_waiting(self, outlet: _Outlet) -> None:
+        assert outlet.emit_batch is not None
+        batch: list[Event] = []
+        while outlet.waiting and len(batch) < BATCH:
+            batch.append(outlet.waiting.popleft())
+        if batch:
+            self._give(outlet, partial(outlet.emit_batch, batch), len(batch))
+
+    def _give(self, outlet: _Outlet, emit: Callable[[], object], number: int) -> None:
         outlet.used = True
         try:
-            outlet.emit(event)
+            emit()
         except Exception as exc:
-            if self._count(outlet, "failed") == 1:
+            if self._count(outlet, "failed", number) == number:
                 _warn("The sink %s failed with %s; further failures are only counted.", outlet.name, _name(type(exc)))
         else:
-            self._count(outlet, "delivered")
+            self._count(outlet, "delivered", number)
 
-    def _count(self, outlet: _Outlet, fate: Literal["delivered", "failed", "dropped"]) -> int:
+    def _count(
+        self, outlet: _Outlet, fate: Literal["delivered", "failed", "dropped", "uncaptured"], number: int = 1
+    ) -> int:
         with self._counting:
-            outlet.counts[fate] += 1
+            outlet.counts[fate] += number
             return outlet.counts[fate]
+
+    def _tell_losses(self, late: list[str]) -> None:
+        """Log how much was lost since the last time, and whose time was over before it had taken all."""
+        for outlet in self._outlets:
+            with self._counting:
+                lost = outlet.counts["failed"] + outlet.counts["dropped"]
+                new, outlet.counts["told"] = lost - outlet.counts["told"], lost
+            if new:
+                _warn("The sink %s lost %s events.", outlet.name, str(new))
+        for name in late:
+            _warn("%s was too slow to do all before the end.", name)
 
     def _close(self, outlet: _Outlet) -> None:
         if outlet.close is None or not outlet.used:
@@ -264,7 +258,9 @@ class Dispatcher:
         return [self._deferred, *(outlet.worker for outlet in self._outlets if outlet.worker)]
 
     def _renew(self) -> None:
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # the garbage collector may emit in the middle of it
+        for outlet in self._outlets:
+            outlet.waiting.clear()
         for worker in self._workers():
             worker.renew()
 
@@ -288,7 +284,7 @@ def _stop(workers: list[Worker]) -> None:
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
-@atexit.register
+@before_exit
 def _close_all() -> None:
     deadline = time.monotonic() + EXIT_SECONDS
     for dispatcher in list(_dispatchers):
@@ -302,15 +298,3 @@ def _renew_all() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_renew_all)
-
-_hooked = 0
-
-
-def _flush_at_the_end_of_multiprocessing() -> None:
-    """A forked multiprocessing child need not call the hooks of atexit when it ends (Python 3.11 does not), but calls
-    finalizers that were made in it. The module is not imported for this: in such a child, it is there."""
-    global _hooked
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and _hooked != os.getpid():
-        _hooked = os.getpid()
-        util.Finalize(None, _close_all, exitpriority=0)

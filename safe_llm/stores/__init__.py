@@ -1,7 +1,7 @@
 """Quota stores: where calls are counted.
 
 A new backend is one file here and one line in `_STORES`; its class builds itself with ``from_url(url)``. A driver may
-not be installed: it is imported when a store is made, under `needing` of ``base.py``.
+not be installed: it is imported when a store is made, under `needing`.
 """
 
 from __future__ import annotations

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from ..errors import ConfigurationError
 from ..types import Charge, Refusal, Reservation, Tally
 
 T = TypeVar("T")
@@ -94,14 +92,3 @@ class AwaitableQuotaStore:
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work) if getattr(self.store, "blocking", True) else work()
-
-
-@contextmanager
-def needing(package: str, *, extra: str) -> Iterator[None]:
-    """Around the import of an optional package: where it is missing, a ConfigurationError says what installs it."""
-    try:
-        yield
-    except ImportError as exc:
-        raise ConfigurationError(
-            f'This quota store needs the package {package}, which is not installed: pip install "safe-llm[{extra}]"'
-        ) from exc

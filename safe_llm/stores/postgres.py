@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import unquote
 from uuid import uuid4
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, needing
 from ..types import Charge, Refusal, Reservation, Tally
-from .base import ClockedStore, needing
+from .base import ClockedStore
 from .keyvalue import check_actual, check_charges, place_of, refuse
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class _PostgresStore(ClockedStore):
             "jit": "off",
             "plan_cache_mode": "force_generic_plan",
         }
-        with needing("psycopg", extra="postgres"):
+        with needing("psycopg", extra="postgres", who="This quota store"):
             from . import _psycopg
         database: Any = getattr(_psycopg, self._database_class)
         self._database = database(_parameters(_psycopg, url), settings, timeout, max_connections, self._prepare)

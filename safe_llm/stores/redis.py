@@ -13,8 +13,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
+from ..errors import needing
 from ..types import Charge, Refusal, Reservation, Tally
-from .base import ClockedStore, needing
+from .base import ClockedStore
 from .keyvalue import check_actual, check_charges, refuse
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class _Redis(ClockedStore):
     def __init__(
         self, client_or_url: Any, *, namespace: str | None = None, clock: Callable[[], float] | None = None
     ) -> None:
-        with needing("redis", extra="redis"):
+        with needing("redis", extra="redis", who="This quota store"):
             from . import _redis_url
         if clock is not None:
             self.clock = clock

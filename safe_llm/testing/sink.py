@@ -16,7 +16,7 @@ class RecordingSink:
     inline = True
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may emit in the middle of it
         self._events: list[Event] = []
 
     def emit(self, event: Event) -> None:

@@ -10,12 +10,15 @@ import textwrap
 import threading
 import time
 from collections import deque
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from queue import Queue, SimpleQueue
 
 import pytest
 
 from safe_llm.errors import ConfigurationError
+from safe_llm.reports.reading import read
 from safe_llm.sinks import Dispatcher, LoggingSink, SinkLike, SinkStats, base
 from safe_llm.types import Event, UsageRecord
 
@@ -312,6 +315,133 @@ def test_in_a_flood_from_many_threads_every_event_is_delivered_or_counted_as_dro
     assert len(in_place) == 16_000
 
 
+def test_what_is_lost_is_told_once_more_in_all_when_the_sinks_are_closed(caplog: pytest.LogCaptureFixture) -> None:
+    hanging = Gated()
+    dispatcher = Dispatcher([hanging, Failing()], room=5)
+    dispatcher.emit(record(0))
+    assert hanging.entered.wait(30)
+    for number in range(1, 11):
+        dispatcher.emit(record(number))
+    hanging.gate.set()
+    assert dispatcher.close(30)
+    assert dispatcher.close(30)
+    told = [r.getMessage() for r in caplog.records]
+    assert told.count("The sink Gated lost 5 events.") == 1
+    lost = dispatcher.stats()[1]
+    assert told.count(f"The sink Failing lost {lost.failed + lost.dropped} events.") == 1
+
+
+def test_whose_time_is_over_before_it_has_taken_all_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    hanging, quick = Gated(), Recorder()
+    dispatcher = Dispatcher([hanging, quick])
+    dispatcher.emit(record(0))
+    dispatcher.emit(record(1))
+    assert not dispatcher.close(0.2)
+    hanging.gate.set()
+    assert "Gated was too slow to do all before the end" in caplog.text
+    assert "Recorder" not in caplog.text
+    assert dispatcher.flush(30)
+
+
+# In batches, and with what the thread of the call knows ---------------------------------------------------------------
+
+
+class Batching(Recorder):
+    """Takes events together, and fails at some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.sizes: list[int] = []
+
+    def emit_batch(self, events: list[Event]) -> None:
+        assert self.gate.wait(30)
+        self.sizes.append(len(events))
+        if any(isinstance(event, UsageRecord) and event.record_id == "fail" for event in events):
+            raise OSError
+        self.events += events
+
+
+def test_a_sink_may_take_what_waits_in_batches_in_order_and_bounded() -> None:
+    sink = Batching()
+    dispatcher = Dispatcher([sink])
+    sent = [record(number) for number in range(2_000)]
+    for event in sent:
+        dispatcher.emit(event)
+    sink.gate.set()
+    assert dispatcher.flush(30)
+    assert sink.events == sent
+    assert max(sink.sizes) == base.BATCH
+    assert len(sink.sizes) <= 2 + 2_000 // base.BATCH
+    assert dispatcher.stats() == [SinkStats("Batching", 2_000, 0, 0)]
+
+
+def test_a_batch_that_fails_counts_whole_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Batching()
+    dispatcher = Dispatcher([sink])
+    sink.gate.set()
+    for _ in range(2):
+        for number in ("1", "fail", "2"):
+            dispatcher.emit(record().model_copy(update={"record_id": number}))
+        assert dispatcher.flush(30)
+    delivered, failed = dispatcher.stats()[0][1:3]
+    assert failed >= 2
+    assert delivered + failed == 6
+    assert caplog.text.count("Batching failed with OSError") == 1
+
+
+def test_a_batch_is_never_left_behind_in_a_flood_from_many_threads() -> None:
+    sink = Batching()
+    sink.gate.set()
+    dispatcher = Dispatcher([sink], room=200)
+    threads = [threading.Thread(target=lambda: [dispatcher.emit(record()) for _ in range(500)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dispatcher.flush(30)
+    (stats,) = dispatcher.stats()
+    assert stats.delivered == len(sink.events)
+    assert stats.delivered + stats.dropped == 4_000
+
+
+def test_what_a_sink_captures_in_the_thread_of_the_call_comes_with_the_event() -> None:
+    who: ContextVar[str] = ContextVar("who")
+    seen: list[tuple[str, str, bool]] = []
+    main = threading.current_thread()
+
+    class Capturing:
+        def capture(self) -> str:
+            assert threading.current_thread() is main
+            return who.get()
+
+        def emit(self, event: UsageRecord, captured: str) -> None:
+            seen.append((event.record_id, captured, threading.current_thread() is main))
+
+    dispatcher = Dispatcher([Capturing()])  # type: ignore[list-item]
+    for number, name in enumerate(["ann", "bob"]):
+        who.set(name)
+        dispatcher.emit(record(number))
+    who.set("eve")
+    assert dispatcher.flush(30)
+    assert seen == [("0", "ann", False), ("1", "bob", False)]
+
+
+def test_a_capture_that_fails_costs_neither_the_call_nor_the_event(caplog: pytest.LogCaptureFixture) -> None:
+    class Capturing(Recorder):
+        def capture(self) -> str:
+            raise ValueError(SECRET)
+
+    sink = Capturing()
+    dispatcher = Dispatcher([sink])
+    dispatcher.emit(record())
+    dispatcher.emit(record())
+    assert dispatcher.flush(30)
+    assert len(sink.events) == 2
+    assert caplog.text.count("failed to capture, with ValueError") == 1
+    assert SECRET not in caplog.text
+
+
 # Deferred work --------------------------------------------------------------------------------------------------------
 
 
@@ -569,3 +699,48 @@ def test_after_a_fork_the_child_delivers_its_own_events_and_the_parent_those_tha
         dispatcher.flush(10)
     """
     assert run(script) == "child of the child\n0\nparent in hand\nparent queued\n"
+
+
+ENDINGS = {
+    "end": "pass",
+    "exit": "sys.exit(3)",
+    "exception": "raise ValueError",
+    "interrupted": "import signal; os.kill(os.getpid(), signal.SIGINT); time.sleep(30)",
+    "terminated": "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); "
+    "os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)",
+    "exit in a thread": "import threading; threading.Thread(target=sys.exit).start()",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_however_a_process_comes_to_its_end_by_itself_nothing_is_lost(ending: str, tmp_path: Path) -> None:
+    """An exit, an exception that nobody catches, an interrupt from the keyboard, SIGTERM where it is made an exit."""
+    script = f"""
+import os, sys, time
+from datetime import datetime, UTC
+from safe_llm import JSONLinesSink, SQLiteSink
+from safe_llm.sinks import Dispatcher
+from safe_llm.types import UsageRecord
+dispatcher = Dispatcher([JSONLinesSink(sys.argv[1]), SQLiteSink(sys.argv[2])])
+for number in range(3000):
+    dispatcher.emit(UsageRecord(record_id=str(number), timestamp=datetime.now(UTC), user_id="u", endpoint="chat",
+                                outcome="ok"))
+{ENDINGS[ending]}
+"""
+    paths = [tmp_path / "usage.jsonl", tmp_path / "usage.db"]
+    subprocess.run([sys.executable, "-c", script, *map(str, paths)], capture_output=True, timeout=60, check=False)
+    for path in paths:
+        assert [row["record_id"] for row in read(path)] == [str(number) for number in range(3000)]
+
+
+def test_an_event_in_the_middle_of_counting_does_not_lock_the_thread() -> None:
+    """The garbage collector may end a stream anywhere in a thread, and so emit its record there."""
+    script = """
+        from safe_llm.testing import RecordingSink
+        sink = RecordingSink()
+        dispatcher = Dispatcher([sink])
+        with dispatcher._counting, sink._lock:
+            dispatcher.emit("event")
+        print(dispatcher.stats()[0].delivered, len(sink.events))
+    """
+    assert run(script) == "1 1\n"
