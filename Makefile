@@ -7,7 +7,7 @@ FRAMEWORKS := .venv-frameworks
 BROWSER := .venv-browser
 BIN := $(VENV)/bin
 
-.PHONY: demo example attack test test-lowest test-dropin test-frameworks test-page lint bench bench-tokens format clean
+.PHONY: demo example attack test test-lowest test-dropin test-frameworks test-page lint bench bench-tokens bench-checks format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
@@ -49,6 +49,9 @@ bench: $(VENV)/.ready
 
 bench-tokens: $(VENV)/.ready
 	$(BIN)/python benchmarks/tokens.py $(FILE)
+
+bench-checks: $(VENV)/.ready
+	$(BIN)/python benchmarks/checks.py $(FILE)
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

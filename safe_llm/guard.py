@@ -20,11 +20,11 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from . import accounting, alerts, background, breakers, counting, reserving, settling, shadowing
+from . import accounting, alerts, background, breakers, checking, counting, reserving, settling, shadowing
 from .accounting import Amounts
 from .anomalies import Volumes
 from .breakers import Breakers, Circuit
-from .effects import Flow, complete, emit, find_plan, inspect, prove, reserve, send, settle
+from .effects import Flow, complete, emit, find_plan, prove, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
 from .endpoints.weighing import take_over
@@ -32,13 +32,11 @@ from .errors import (
     DeadlineExceededError,
     DeniedError,
     FeatureNotAllowedError,
-    InjectionDetectedError,
-    InputRejectedError,
     NotAuthenticatedError,
     RouteBlockedError,
     StoreUnavailableError,
 )
-from .identity import Claim, Identity
+from .identity import Claim
 from .policy import Policy, Rules
 from .pricing import PriceBook
 from .types import (
@@ -47,8 +45,6 @@ from .types import (
     Call,
     Check,
     Clock,
-    Content,
-    Finding,
     Outcome,
     Usage,
 )
@@ -237,7 +233,7 @@ class Guard:
         self._limit_time(admission, rules)
         call.weight.hold(rules.input)
         call.endpoint.validate(call, rules.input)
-        yield from self._check_input(admission)
+        yield from checking.check_input(self, admission)
         kept = yield from counting.trim(admission, rules.input)
         if admission.trimmed and self.policy.mode == "enforce":
             call.messages = kept
@@ -345,32 +341,6 @@ class Guard:
         if most != "off":
             admission.deadline_seconds = most if own is None else min(most, own)
             admission.ends = admission.began + admission.deadline_seconds
-
-    def _check_input(self, admission: Admission) -> Flow[None]:
-        if not self.checks:
-            return
-        call, claim = admission.call, admission.identity
-        caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
-        content = Content("input", call.endpoint.parts(call), caller, call.endpoint.name, call.model)
-        for check in self.checks:
-            try:
-                findings = yield from inspect(check, content)
-            except Exception as error:
-                if admission.rules.checks.on_error == "deny":
-                    raise InputRejectedError(
-                        f"User {claim.user!r} is denied: the check {check.name!r} failed with "
-                        f"{type(error).__name__}, and [checks] on_error is deny.",
-                        code="check_failed",
-                    ) from error
-                findings = (Finding(rule=f"{check.name}_failed", severity="low", where="input"),)
-            admission.findings += findings
-            for finding in findings:
-                if finding.action != "flag":  # there is nothing to redact before sending, so that is a denial, too
-                    denied = InjectionDetectedError if "injection" in finding.rule else InputRejectedError
-                    raise denied(
-                        f"User {claim.user!r} is denied: the check {check.name!r} found {finding.rule!r} in "
-                        f"{finding.where}."
-                    )
 
     def try_circuit(self, admission: Admission, ask: Callable[[Circuit, float], float | None]) -> None:
         """Ask the circuit breaker of a call's host and model.

@@ -333,9 +333,12 @@ class Part:
     """One piece of text of a call or an answer."""
 
     role: str
+    """Who speaks: system, developer, user, assistant, tool, function, or document for what was only fetched."""
     text: str = field(repr=False)
     trusted: bool
     """True for system and developer messages: the application's own words."""
+    where: str = field(default="", compare=False)
+    """Its place in the request, for example ``messages[3]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +353,11 @@ class Content:
 
 
 class Check(Protocol):
-    """Looks at what goes in or what comes out, and says what it found. A coroutine `inspect` is for async clients."""
+    """Looks at what goes in or what comes out, and says what it found. A coroutine `inspect` is for async clients.
+
+    Two more attributes are read where a check has them. ``timeout``: seconds that it may take, instead of 5.
+    ``action``: with "flag", its failure or overrun is only noted where ``[checks] on_error`` is "deny".
+    """
 
     @property
     def name(self) -> str: ...

@@ -55,7 +55,7 @@ class Transcriptions(Endpoint):
         hold_length("prompt", len(call.body.get("prompt") or ""), rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts(call.body.get("prompt"))
+        return text_parts(call.body.get("prompt"), "prompt")
 
     def prompt(self, call: Call) -> Any:
         return [call.body.get("prompt"), uploads_for_hash(call)]
@@ -112,7 +112,7 @@ class Speech(Endpoint):
         hold_length("input", len(call.body["input"]), rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts([call.body["input"], call.body.get("instructions")])
+        return text_parts(call.body["input"], "input") + text_parts(call.body.get("instructions"), "instructions")
 
     def prompt(self, call: Call) -> Any:
         return [call.body["input"], call.body.get("instructions")]

@@ -22,7 +22,7 @@ class Embeddings(Endpoint):
         call.most_output = 0
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts(call.body.get("input"))
+        return text_parts(call.body.get("input"), "input")
 
     def prompt(self, call: Call) -> Any:
         return call.body.get("input")

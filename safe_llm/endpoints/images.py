@@ -78,7 +78,7 @@ class Images(Endpoint):
         hold_images(self._images(call), rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts(call.body.get("prompt"))
+        return text_parts(call.body.get("prompt"), "prompt")
 
     def prompt(self, call: Call) -> Any:
         return [call.body.get("prompt"), uploads_for_hash(call)]
