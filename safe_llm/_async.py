@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import inquiry
+from . import inquiry, inspecting
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
 from ._streams import metered
@@ -259,7 +259,19 @@ class AsyncGuard(Shell):
             else:
                 self._soon(flow, waits=False)
 
-        state.stream = metered(response, state, done, abandoned, is_async=True)
+        async def judge() -> None:
+            await drive_async(inspecting.judge(state.admission), self._perform)
+
+        state.stream = metered(response, state, done, abandoned, judge, is_async=True)
+
+    async def inspect(self, state: Sending, response: Any) -> None:
+        """A response came with its body: check it.
+
+        Raises:
+            OutputRejectedError: it is not to be handed on.
+        """
+        await drive_async(inspecting.judge(state.admission), self._perform)
+        state.rewrite(response)
 
 
 async def _off_loop(function: Callable[[], T]) -> T:

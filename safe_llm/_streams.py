@@ -19,6 +19,7 @@ from openai import AsyncStream, Stream
 
 from ._transport import Sending, base_of
 from .deadline import within
+from .errors import OutputRejectedError
 
 T = TypeVar("T")
 
@@ -34,10 +35,13 @@ Done = Callable[[BaseException | None, bool], Any]
 class _Bytes:
     """A response's bytes on their way to the reader."""
 
-    def __init__(self, inner: Any, sending: Sending, done: Done, abandoned: Callable[[Any], None]) -> None:
+    def __init__(
+        self, inner: Any, sending: Sending, done: Done, abandoned: Callable[[Any], None], judge: Callable[[], Any]
+    ) -> None:
         self._inner = inner
         self._sending = sending
         self._done: Done | None = done
+        self._judge = judge
         self._abandoned = abandoned
         self._process = os.getpid()
         self._begun = False
@@ -95,12 +99,20 @@ class _SyncBytes(_Bytes):
                     break
                 if out := sending.feed(data):
                     yield out
+                if sending.rejection is not None:
+                    raise sending.rejection
             if out := sending.end():
                 yield out
+            if sending.output is not None:
+                self._judge()
+                if out := sending.release():
+                    yield out
         except GeneratorExit:
             raise
         except BaseException as error:
-            shown = self._fail(error)
+            if isinstance(error, Exception) and (out := sending.cut()):
+                yield out
+            shown = self._fail(sending.rejection or error)
             if shown is error:
                 raise
             raise shown from error
@@ -108,10 +120,12 @@ class _SyncBytes(_Bytes):
 
     def _fail(self, error: BaseException) -> BaseException:
         sending = self._sending
-        late = sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception)
-        shown = sending.too_late() if late else error
-        self._finish(shown, True)
-        return shown
+        if isinstance(error, OutputRejectedError):
+            self._inner.close()  # nobody is to read on
+        elif sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception):
+            error = sending.too_late()
+        self._finish(error, True)
+        return error
 
     def _finish(self, error: BaseException | None, exhausted: bool) -> None:
         done = self._take()
@@ -146,12 +160,20 @@ class _AsyncBytes(_Bytes):
                     break
                 if out := sending.feed(data):
                     yield out
+                if sending.rejection is not None:
+                    raise sending.rejection
             if out := sending.end():
                 yield out
+            if sending.output is not None:
+                await self._judge()
+                if out := sending.release():
+                    yield out
         except GeneratorExit:
             raise
         except BaseException as error:
-            shown = await self._fail(error)
+            if isinstance(error, Exception) and (out := sending.cut()):
+                yield out
+            shown = await self._fail(sending.rejection or error)
             if shown is error:
                 raise
             raise shown from error
@@ -159,10 +181,12 @@ class _AsyncBytes(_Bytes):
 
     async def _fail(self, error: BaseException) -> BaseException:
         sending = self._sending
-        late = sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception)
-        shown = sending.too_late() if late else error
-        await self._finish(shown, True)
-        return shown
+        if isinstance(error, OutputRejectedError):
+            await self._inner.aclose()  # nobody is to read on
+        elif sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception):
+            error = sending.too_late()
+        await self._finish(error, True)
+        return error
 
     async def _finish(self, error: BaseException | None, exhausted: bool) -> None:
         done = self._take()
@@ -179,15 +203,23 @@ class _AsyncBytes(_Bytes):
 _classes: dict[tuple[type, type], type] = {}
 
 
-def metered(response: Any, sending: Sending, done: Done, abandoned: Callable[[Any], None], *, is_async: bool) -> Any:
-    """Put our stream into an open response; returns it."""
+def metered(
+    response: Any,
+    sending: Sending,
+    done: Done,
+    abandoned: Callable[[Any], None],
+    judge: Callable[[], Any],
+    *,
+    is_async: bool,
+) -> Any:
+    """Put our stream into an open response; returns it. `judge` runs the checks that want all of the answer."""
     ours = _AsyncBytes if is_async else _SyncBytes
     theirs = base_of(response.stream, "AsyncByteStream" if is_async else "SyncByteStream")
     # httpx and httpx2 each insist on a stream of their own class.
     made = _classes.get((ours, theirs))
     if made is None:
         made = _classes[ours, theirs] = type("MeteredStream", (ours, theirs), {})
-    response.stream = made(response.stream, sending, done, abandoned)
+    response.stream = made(response.stream, sending, done, abandoned, judge)
     return response.stream
 
 

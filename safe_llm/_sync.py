@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import inquiry
+from . import inquiry, inspecting
 from ._settings import is_async
 from ._shell import Shell, switch_values
 from ._streams import metered
@@ -148,4 +148,16 @@ class SyncGuard(Shell):
             self._dispatcher.defer(inner.close)
             self._soon(self.core.finish(state.admission, state.outcome(exhausted=False)), waits=self.blocking)
 
-        state.stream = metered(response, state, done, abandoned, is_async=False)
+        def judge() -> None:
+            drive(inspecting.judge(state.admission), self._now)
+
+        state.stream = metered(response, state, done, abandoned, judge, is_async=False)
+
+    def inspect(self, state: Sending, response: Any) -> None:
+        """A response came with its body: check it.
+
+        Raises:
+            OutputRejectedError: it is not to be handed on.
+        """
+        drive(inspecting.judge(state.admission), self._now)
+        state.rewrite(response)

@@ -198,8 +198,11 @@ class _Sync(_Guarded):
 
     def _process_response(self, *, response: Any, **rest: Any) -> Any:
         state = sending.get()
-        if state is not None and state.receives(response, as_stream=bool(rest.get("stream"))):
-            self._guard.open(state, response)
+        if state is not None:
+            if state.receives(response, as_stream=bool(rest.get("stream"))):
+                self._guard.open(state, response)
+            elif state.output is not None:
+                self._guard.inspect(state, response)
         return super()._process_response(response=response, **rest)  # type: ignore[misc]
 
     def close(self) -> None:
@@ -264,8 +267,11 @@ class _Async(_Guarded):
 
     async def _process_response(self, *, response: Any, **rest: Any) -> Any:
         state = sending.get()
-        if state is not None and state.receives(response, as_stream=bool(rest.get("stream"))):
-            self._guard.open(state, response)
+        if state is not None:
+            if state.receives(response, as_stream=bool(rest.get("stream"))):
+                self._guard.open(state, response)
+            elif state.output is not None:
+                await self._guard.inspect(state, response)
         return await super()._process_response(response=response, **rest)  # type: ignore[misc]
 
     async def close(self) -> None:

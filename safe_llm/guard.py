@@ -19,8 +19,9 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from . import accounting, background, counting, reserving, settling
+from . import accounting, background, counting, inspecting, reserving, settling
 from .accounting import Amounts
+from .checks.patterns import looks_at
 from .effects import Flow, complete, emit, find_plan, inspect, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
@@ -32,6 +33,7 @@ from .errors import (
     InjectionDetectedError,
     InputRejectedError,
     NotAuthenticatedError,
+    OutputRejectedError,
     RouteBlockedError,
     StoreUnavailableError,
 )
@@ -148,6 +150,7 @@ class Guard:
     def send(self, admission: Admission) -> Flow[Outcome]:
         """Send what was admitted: the request as it was decided, or, in shadow mode, as it came."""
         call = admission.call
+        inspecting.prepare(self, admission)
         if self.policy.mode == "shadow":
             admission.cap_sent = call.endpoint.cap_sent(call)
             return (yield from send(admission, call.body))
@@ -162,10 +165,12 @@ class Guard:
         """Settle, record and alert: the end of every call that was sent. Once per call."""
         if admission.corrects is not None:
             return (yield from background.correct(self, admission, outcome))
+        if admission.output is not None:
+            admission.findings += admission.output.findings()
         usage, source = yield from settling.used(self, admission, outcome)
         cost = settling.cost(self, admission, outcome, usage, source)
         record = settling.record(self, admission, outcome, usage, source, cost)
-        if isinstance(outcome.error, DeadlineExceededError):
+        if isinstance(outcome.error, DeadlineExceededError | OutputRejectedError):
             outcome.error.record = record
         if admission.reservation is None:
             yield from emit(record)
@@ -302,6 +307,8 @@ class Guard:
         caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
         content = Content("input", call.endpoint.parts(call), caller, call.endpoint.name, call.model)
         for check in self.checks:
+            if not looks_at(check, "input"):
+                continue
             try:
                 findings = yield from inspect(check, content)
             except Exception as error:

@@ -21,7 +21,18 @@ ROOT = PACKAGE.parent
 FLOORS = (
     {"errors", "types"},
     {"identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "checks", "endpoints"},
-    {"effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"},
+    {
+        "effects",
+        "guard",
+        "accounting",
+        "counting",
+        "reserving",
+        "settling",
+        "inquiry",
+        "switches",
+        "background",
+        "inspecting",
+    },
     {"stores", "sinks", "deadline"},
     {
         *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_transport", "_streams", "_params"),

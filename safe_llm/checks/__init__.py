@@ -1,0 +1,1 @@
+"""The checks of what goes in and what comes out."""

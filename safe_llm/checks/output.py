@@ -1,0 +1,489 @@
+"""The output checks of one answer: its bytes go in, and those come out that may be shown.
+
+Events come out as they came, whole and in order, once no rule can find anything in them any more, whatever follows. An
+event in which something is taken out is written anew; all others are the provider's own bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import OutputRejectedError
+from ..metering import payload_of
+from ..types import Admission, Check, Content, Finding, Part
+from . import events
+from .channels import Channel
+from .events import AS_TEXT, Key, Piece
+from .leaks import Overlap, Wording, canary_rule, folded, wording
+from .links import Links
+from .patterns import Pattern, Windowed, looks_at
+from .secrets import secret_rules
+from .spans import PLACEHOLDER, Rule
+from .tool_calls import Offer, calls_from, calls_in, said_in
+
+if TYPE_CHECKING:
+    from ..identity import Identity
+
+_END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_SEVERITY = {"secrets": "high", "prompt_leak": "high", "links": "medium", "tool_calls": "medium"}
+_MOST_FINDINGS = 32
+"""Of one rule on one record."""
+_CHECKS: Key = ("checks",)
+"""What holds an answer back until the application's own checks have seen all of it."""
+_NEVER: Key = ("rejected",)
+_PIECES, _PLAIN = "pieces", "plain"
+"""Views of an answer; others have the names of their events."""
+
+
+class _Entry:
+    """One event that waits."""
+
+    __slots__ = ("barrier", "changed", "item", "raw", "slots")
+
+    def __init__(self, raw: bytes, item: Any) -> None:
+        self.raw = raw
+        self.item = item
+        self.slots: list[tuple[Channel, int, Piece]] = []
+        """The pieces of texts that it holds, and where in them each begins."""
+        self.changed = False
+        self.barrier: Key | None = None
+        """What must be over before it is shown."""
+
+
+class _Whole(NamedTuple):
+    """A text that came whole."""
+
+    view: str
+    piece: Piece
+    entry: _Entry
+
+
+class Output:
+    """Looks at one answer, plain or streamed, of whatever surface."""
+
+    def __init__(self, admission: Admission, identity: Identity, checks: Sequence[Check], *, watches: bool) -> None:
+        """`watches`: find everything, and change nothing."""
+        self._admission = admission
+        self._identity = identity
+        self.watches = watches
+        self._counts: dict[str, Counter[str]] = {}
+        """How often each rule found something, by the view of the answer: a stream of Responses tells all more than
+        once, in pieces, and then whole."""
+        self._view = ""
+        self._others: list[Finding] = []
+        """What the application's own checks found."""
+        self._queue: deque[_Entry] = deque()
+        self._channels: dict[Key, Channel] = {}
+        self._wholes: list[_Whole] = []
+        self._barriers: set[Key] = set()
+        self._known: dict[str, tuple[str, Counter[str]]] = {}
+        """Texts that came whole before, with what became of them."""
+        self._judged: set[Key] = set()
+        """Choices whose calls were judged."""
+        self._plain: _Entry | None = None
+        self._folded: bytes | None = None
+        self._concluded = False
+        self.rejection: OutputRejectedError | None = None
+        """Why nothing more of the answer may be shown."""
+        self._choose(checks)
+
+    # Which rules ------------------------------------------------------------------------------------------------------
+
+    def _choose(self, checks: Sequence[Check]) -> None:
+        rules = self._rules = self._admission.rules.checks
+        self._actions: dict[str, str] = {
+            "secrets": rules.secrets,
+            "prompt_leak": rules.prompt_leak,
+            "links": rules.links,
+            "tool_calls": rules.tool_calls,
+        }
+        self._enforced: list[Rule] = []
+        self._noted: list[Rule] = []
+        self._leak: Wording | None = None
+        self._noted_leak: Wording | None = None
+        self._waiting: list[Check] = []
+        if rules.secrets != "off":
+            self._add("secrets", *secret_rules())
+        if rules.links != "off":
+            self._add("links", Links(rules.allowed_hosts))
+        if rules.prompt_leak != "off":
+            self._add("prompt_leak", canary_rule())
+            call = self._admission.call
+            trusted = tuple(part.text for part in call.endpoint.parts(call) if part.trusted)
+            prompts = wording(trusted) if trusted else None
+            if prompts is not None and prompts.blocks:
+                if self._enforces("prompt_leak"):
+                    self._leak = prompts
+                else:
+                    self._noted_leak = prompts
+        for check in checks:
+            self._add_own(check)
+        self._offer = Offer(self._admission.call.body) if rules.tool_calls != "off" else None
+        self._holds_calls = self._offer is not None and self._enforces("tool_calls")
+        if self._waiting and not self.watches:
+            self._barriers.add(_CHECKS)
+        self._keeps = bool(self._noted or self._noted_leak or self._waiting)
+
+    def _add(self, name: str, *rules: Rule) -> None:
+        (self._enforced if self._enforces(name) else self._noted).extend(rules)
+
+    def _add_own(self, check: Check) -> None:
+        window = getattr(check, "window", None)
+        if isinstance(check, Pattern):
+            self._actions[check.name] = check.action
+            self._add(check.name, check)
+        elif isinstance(window, int) and not self.watches:
+            self._enforced.append(Windowed(check, window, self._takes_out))
+        else:
+            self._waiting.append(check)
+
+    @property
+    def looks(self) -> bool:
+        """Whether there is anything to look for."""
+        return bool(self._enforced or self._keeps or self._leak or self._offer)
+
+    def _enforces(self, name: str) -> bool:
+        return not self.watches and self._actions[name] in ("deny", "redact")
+
+    # Streams ----------------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next events; those that can be shown. Where `rejection` is set from here on, nothing more can."""
+        start = 0
+        try:
+            for match in _END_OF_EVENT.finditer(data):
+                self._event(data[start : match.end()])
+                start = match.end()
+            if start < len(data):
+                self._event(data[start:])
+        except OutputRejectedError as error:
+            self._reject(error)
+        return self._shown()
+
+    def end(self, *, cut: bool = False) -> bytes:
+        """No more will come; the events that can be shown now. `cut`: it did not come to its end by itself, and calls
+        that are not complete are left out."""
+        try:
+            self._close((), lifts=False, judges=False) if cut else self._finish()
+        except OutputRejectedError as error:
+            self._reject(error)
+        return self._shown()
+
+    def cannot_read(self, why: str) -> None:
+        """The answer cannot be looked at. What follows is as when a check fails."""
+        if self.watches or self._rules.on_error == "allow":
+            self._others.append(Finding("output_unread", "medium", "output"))
+        else:
+            self._reject(_rejection("output_unread", f"cannot read it: {why}, and [checks] on_error is deny"))
+
+    def _finish(self) -> None:
+        if self._barriers - {_CHECKS} and any(barrier[0] == "item" for barrier in self._barriers):
+            self._found("tool_calls")  # one that never came to its end
+        self._close(())
+
+    def _reject(self, error: OutputRejectedError) -> None:
+        self.rejection = error
+        if self._queue:
+            self._queue[-1].barrier = _NEVER
+        self._barriers.add(_NEVER)
+
+    def _event(self, raw: bytes) -> None:
+        payload = payload_of(raw)
+        entry = _Entry(raw, None)
+        self._queue.append(entry)
+        if payload is None:
+            return
+        if payload.startswith(b"[DONE]"):
+            self._finish()
+            return
+        item = entry.item = events.read(payload)
+        if not isinstance(item, dict):
+            text = payload.decode("utf-8", "surrogateescape")
+            item = entry.item = {AS_TEXT: text}
+            self._take_whole(Piece(None, item, AS_TEXT, text), entry)
+            return
+        told = False
+        self._view = _PIECES
+        for piece in events.pieces(item):
+            if piece.key is None:
+                if not told:
+                    told, self._view = True, str(item.get("type"))
+                self._take_whole(piece, entry)
+            else:
+                self._take_piece(piece, piece.key, entry)
+        if told and self._offer is not None:
+            self._take_calls(item, entry)
+        for key in events.closed(item):
+            self._close(key, lifts="item_id" not in item)  # of its item, another event will tell that it is over
+
+    def _take_piece(self, piece: Piece, key: Key, entry: _Entry) -> None:
+        channel = self._channels.get(key)
+        is_judged = self._offer is not None and self._offer.judges(key)
+        if channel is None:
+            channel = self._channels[key] = self._channel(keeps=self._keeps or is_judged)
+        begin = channel.end
+        entry.slots.append((channel, begin, piece))
+        if is_judged and self._holds_calls:
+            entry.barrier = key[:2]
+            self._barriers.add(key[:2])
+        channel.add(piece.text)
+
+    def _take_whole(self, piece: Piece, entry: _Entry) -> None:
+        """Look at a text that stands in the answer as a whole."""
+        known = self._known.get(piece.text)
+        counts = self._counts.setdefault(self._view, Counter())
+        if known is None:
+            before = counts.copy()
+            channel = self._channel(keeps=False)
+            channel.add(piece.text)
+            channel.close()
+            shown = channel.cut(piece.text, 0) if channel.has_spans else piece.text
+            self._known[piece.text] = shown, counts - before
+        else:
+            shown = known[0]
+            counts.update(known[1])
+        if shown != piece.text:
+            piece.holder[piece.name] = shown
+            entry.changed = True
+        if self._keeps:
+            self._wholes.append(_Whole(self._view, piece, entry))
+
+    def _take_calls(self, item: Any, entry: _Entry) -> None:
+        """Judge what an event, or a plain answer, tells as a whole of calls and of structured output."""
+        assert self._offer is not None
+        if isinstance(item, dict) and str(item.get("type")).endswith("output_item.added"):
+            if self._holds_calls and any(calls_in(item)):
+                entry.barrier = ("item", events.item_of(item)[0])
+                self._barriers.add(entry.barrier)
+            return
+        for call in calls_in(item):
+            self._judge(self._offer.allows, call)
+        if self._offer.shape is not None:
+            for text in said_in(item):
+                self._judge(self._offer.fits, text)
+
+    def _judge(self, judge: Callable[[Any], bool], what: Any) -> None:
+        try:
+            is_right = judge(what)
+        except Exception:
+            if self._rules.on_error == "allow":
+                self._others.append(Finding("tool_calls_failed", "low", "output"))
+                return
+            is_right = False
+        if not is_right:
+            self._found("tool_calls")
+
+    def _close(self, prefix: Key, *, lifts: bool = True, judges: bool = True) -> None:
+        """Some texts, or with an empty prefix all, are complete."""
+        depth = len(prefix)
+        for key, channel in self._channels.items():
+            if key[:depth] == prefix:
+                self._view = _PIECES
+                channel.close()
+        if judges and self._offer is not None:
+            self._judge_pieces(prefix)
+        if lifts and judges:
+            self._barriers = {barrier for barrier in self._barriers if barrier == _CHECKS or barrier[:depth] != prefix}
+
+    def _judge_pieces(self, prefix: Key) -> None:
+        """Judge the calls, and the structured output, that came in pieces, once each."""
+        assert self._offer is not None
+        chosen = {key[:2] for key in self._channels if key[0] == "choice" and key[: len(prefix)] == prefix}
+        for choice in chosen - self._judged:
+            self._judged.add(choice)
+            own = {key[2:]: channel.whole for key, channel in self._channels.items() if key[:2] == choice}
+            for call in calls_from(own):
+                self._judge(self._offer.allows, call)
+            if self._offer.shape is not None and ("delta", "content") in own:
+                self._judge(self._offer.fits, own["delta", "content"])
+
+    def _shown(self) -> bytes:
+        """The events at the head of the queue that can be shown."""
+        out, queue, barriers = [], self._queue, self._barriers
+        if _CHECKS in barriers:
+            return b""
+        while queue:
+            entry = queue[0]
+            if entry.barrier is not None and entry.barrier in barriers:
+                break
+            if any(begin + len(piece.text) > channel.safe for channel, begin, piece in entry.slots):
+                break
+            out.append(self._rendered(queue.popleft()))
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _rendered(self, entry: _Entry) -> bytes:
+        for channel, begin, piece in entry.slots:
+            if channel.has_spans:
+                shown = channel.cut(piece.text, begin)
+                if shown != piece.text:
+                    piece.holder[piece.name] = shown
+                    entry.changed = True
+        if not entry.changed:
+            return entry.raw
+        events.forget_probabilities(entry.item)
+        return events.dump(entry.item) if entry is self._plain else events.rewritten(entry.raw, entry.item)
+
+    # Plain answers ----------------------------------------------------------------------------------------------------
+
+    def read(self, body: bytes) -> None:
+        """Take an answer that is no stream; `end` gives what is to be shown of it."""
+        if self.rejection is not None:
+            return
+        self._view = _PLAIN
+        try:
+            item = events.read(body)
+            entry = self._plain = _Entry(body, item)
+            self._queue.append(entry)
+            if not isinstance(item, dict | list):
+                text = body.decode("utf-8", "surrogateescape")
+                item = entry.item = {AS_TEXT: text}
+            for piece in events.texts(item):
+                self._take_whole(piece, entry)
+            if self._offer is not None:
+                self._take_calls(item, entry)
+        except OutputRejectedError as error:
+            self._reject(error)
+
+    # The application's own checks -------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> Sequence[Check]:
+        """Checks that are to be run on `content` once the answer has ended."""
+        return () if self.rejection is not None else self._waiting
+
+    @property
+    def content(self) -> Content:
+        """What they look at: each text of the answer once."""
+        if self._channels:
+            found = [channel.whole for channel in self._channels.values()]
+        else:
+            found = list(dict.fromkeys(whole.piece.text for whole in self._wholes))
+        return self._content(found)
+
+    def _content(self, found: Sequence[str]) -> Content:
+        call = self._admission.call
+        parts = tuple(Part("assistant", text, trusted=False) for text in found)
+        return Content("output", parts, self._identity, call.endpoint.name, call.model)
+
+    def judged(self, check: Check, findings: Sequence[Finding]) -> None:
+        """What one of them found. It has no places, so what is to be redacted is all of the answer."""
+        try:
+            if self._obeys(check, findings):
+                for channel in self._channels.values():
+                    channel.replace()
+                for _, piece, entry in self._wholes:
+                    piece.holder[piece.name] = PLACEHOLDER
+                    entry.changed = True
+        except OutputRejectedError as error:
+            self._reject(error)
+
+    def failed(self, check: Check, error: Exception) -> None:
+        """One of them failed."""
+        if self._rules.on_error == "allow" or self.watches:
+            self._others.append(Finding(f"{check.name}_failed", "low", "output"))
+            return
+        why = f"failed with {type(error).__name__}, and [checks] on_error is deny"
+        self._reject(_rejection(check.name, why, error))
+
+    def release(self) -> bytes:
+        """All checks have been run; what is still held back of the answer."""
+        self._barriers.discard(_CHECKS)
+        return self._shown()
+
+    def _obeys(self, check: Check, findings: Sequence[Finding]) -> bool:
+        """Whether the text is to be taken out."""
+        for finding in findings:
+            if finding not in self._others or not hasattr(check, "window"):  # windows overlap
+                self._others.append(finding)
+            if finding.action == "deny" and not self.watches:
+                raise _rejection(finding.rule, f"of the check {check.name!r} found what it denies")
+        return not self.watches and any(finding.action == "redact" for finding in findings)
+
+    def _takes_out(self, check: Check, text: str) -> bool:
+        """Run a check with a window."""
+        try:
+            findings = tuple(check.inspect(self._content([text])))
+        except Exception as error:
+            self.failed(check, error)
+            if self.rejection is not None:
+                raise self.rejection from error
+            return False
+        return self._obeys(check, findings)
+
+    # What was found ---------------------------------------------------------------------------------------------------
+
+    def _channel(self, *, keeps: bool) -> Channel:
+        overlap = None if self._leak is None else Overlap(self._leak, self._said)
+        return Channel(self._enforced, overlap, self._found, keeps=keeps)
+
+    def _said(self) -> bytes:
+        """The folded words of everybody but the application."""
+        if self._folded is None:
+            call = self._admission.call
+            self._folded = b"\0".join(folded(part.text) for part in call.endpoint.parts(call) if not part.trusted)
+        return self._folded
+
+    def _found(self, name: str) -> None:
+        """A rule found something.
+
+        Raises:
+            OutputRejectedError: the answer ends here.
+        """
+        if not name:
+            return  # a check of the application's own, which was obeyed already
+        self._counts.setdefault(self._view, Counter())[name] += 1
+        action = self._actions[name]
+        if not self.watches and (action == "deny" or (name == "tool_calls" and action == "redact")):
+            raise _rejection(name, "found what it denies")
+
+    def findings(self) -> tuple[Finding, ...]:
+        """All that was found, once the call is over. What is only noted is looked for now."""
+        if not self._concluded:
+            self._concluded = True
+            self._note()
+        found: list[Finding] = []
+        for name, action in self._actions.items():
+            count = max((counts[name] for counts in self._counts.values()), default=0)
+            severity = _SEVERITY.get(name, "high")
+            found += [Finding(name, severity, "output", action=action)] * min(count, _MOST_FINDINGS)  # type: ignore[arg-type]
+        return (*found, *self._others)
+
+    def _note(self) -> None:
+        if not self._noted and self._noted_leak is None:
+            return
+        texts = [(_PIECES, channel.whole) for channel in self._channels.values()]
+        texts += [(view, piece.text) for view, piece, _ in self._wholes]
+        known: dict[str, Counter[str]] = {}
+        for view, text in texts:
+            counts = self._counts.setdefault(view, Counter())
+            if text not in known:
+                own = known[text] = Counter[str]()
+                overlap = None if self._noted_leak is None else Overlap(self._noted_leak, self._said)
+                channel = Channel(self._noted, overlap, partial(_count, own), keeps=False)
+                channel.add(text)
+                channel.close()
+            counts.update(known[text])
+
+
+def _count(counts: Counter[str], name: str) -> None:
+    counts[name] += 1
+
+
+def _rejection(rule: str, why: str, cause: Exception | None = None) -> OutputRejectedError:
+    error = OutputRejectedError(
+        f"The answer is rejected: the output check {rule!r} {why}. It was paid for and recorded; ask again, or change "
+        "what [checks] says.",
+        rule=rule,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def output_of(admission: Admission, identity: Identity, checks: Sequence[Check], *, watches: bool) -> Output | None:
+    """What looks at the answer to a call; None where nothing does."""
+    output = Output(admission, identity, [check for check in checks if looks_at(check, "output")], watches=watches)
+    return output if output.looks else None
