@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .checks.patterns import looks_at
 from .effects import Flow, inspect
 from .identity import Identity
 from .types import Admission
@@ -16,11 +17,15 @@ def prepare(guard: Guard, admission: Admission) -> None:
     """Say what is to look at the answer to a call. It looks at the bytes, on their way to the caller."""
     if not admission.call.endpoint.answers_in_words:
         return
-    from .checks.output import output_of  # here, because importing the package is not to compile the rules
+    from .checks.output import Output  # here, because importing the package is not to compile the rules
 
     claim = admission.identity
     caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
-    admission.output = output_of(admission, caller, guard.checks, watches=guard.policy.mode == "shadow")
+    # In shadow mode a call may go on whose rules could not be found.
+    rules = admission.rules.checks if hasattr(admission, "rules") else guard.policy.checks
+    own = [check for check in guard.checks if looks_at(check, "output")]
+    output = Output(admission, caller, rules, own, watches=guard.policy.mode == "shadow")
+    admission.output = output if output.looks else None
 
 
 def judge(admission: Admission) -> Flow[None]:

@@ -12,6 +12,7 @@ from .leaks import INVISIBLE
 from .spans import LONGEST_END, Rule, Tail, without
 
 if TYPE_CHECKING:
+    from .events import Key
     from .leaks import Overlap
 
 Found = Callable[[str], None]
@@ -35,6 +36,11 @@ class _Looking:
         """The end of the match so far."""
         self._span: list[int] = []
         self.decided = 0
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a match goes on in what follows."""
+        return self._tail is not None
 
     def look(self, text: str, base: int, final: bool) -> list[list[int]]:
         """Look at what has not been decided of a text that begins at `base`; the matches that begin there."""
@@ -68,12 +74,17 @@ class Channel:
 
     __slots__ = (
         *("_base", "_found", "_leaks", "_looking", "_matches", "_overlap", "_skipped", "_text"),
-        *("end", "kept", "safe"),
+        *("_pending", "_quiet", "barrier", "end", "kept", "safe"),
     )
 
     def __init__(self, rules: Sequence[Rule], overlap: Overlap | None, found: Found, *, keeps: bool) -> None:
         """`keeps`: all of the text is wanted at its end."""
         self._looking = [(rule.name, _Looking(rule)) for rule in rules]
+        self._quiet = [rule.is_quiet for rule in rules]
+        self._pending = False
+        """Whether a rule has not decided all so far: not so in nearly all texts, which are looked at faster."""
+        self.barrier: Key | None = None
+        """What must be over before any of it is shown."""
         self._overlap = overlap
         self._found = found
         self._text = ""
@@ -145,9 +156,21 @@ class Channel:
     def _scan(self, new: str, *, final: bool) -> int:
         if not new.isascii() and INVISIBLE.search(new):
             new = self._leave_out(new)
+        start = len(self._text)
         text = self._text = self._text + new
         base = self._base
         end = decided = base + len(text)
+        if not self._pending and not final:
+            for is_quiet in self._quiet:
+                if not is_quiet(text, start):
+                    break
+            else:
+                if len(text) > 4 * _BEHIND:
+                    self._text, self._base = text[-_BEHIND:], end - _BEHIND
+                return self.end
+        if not self._pending:
+            for _, looking in self._looking:
+                looking.decided = base + start
         for name, looking in self._looking:
             for span in looking.look(text, base, final):
                 self._matches.append(span)
@@ -156,6 +179,7 @@ class Channel:
         keep = decided - base - _BEHIND
         if keep > _BEHIND:
             self._text, self._base = text[keep:], base + keep
+        self._pending = decided < end or any(looking.is_inside for _, looking in self._looking)
         if decided == end:
             return self.end
         return decided if not self._skipped else self._place(decided - 1) + 1

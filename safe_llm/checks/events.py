@@ -82,8 +82,39 @@ def texts(value: Any, key: Key | None = None) -> Iterator[Piece]:
                 yield from texts(inner, key and (*key, place))
 
 
+_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs"})
+_DELTA = frozenset(
+    (
+        *("type", "delta", "sequence_number", "item_id", "output_index", "content_index", "summary_index"),
+        *("logprobs", "obfuscation", "response_id", "event_id"),
+    )
+)
+
+
+def only_piece(item: dict[str, Any]) -> Piece | None:
+    """The one piece of text in an event that holds nothing else, as nearly all do: looked for at once. Else None."""
+    choices = item.get("choices")
+    if type(choices) is list:
+        if len(choices) != 1:
+            return None
+        choice = choices[0]
+        if type(choice) is not dict or not choice.keys() <= _CHOICE or choice.get("finish_reason"):
+            return None
+        delta = choice.get("delta")
+        if type(delta) is not dict or len(delta) != 1:
+            return None
+        text = delta.get("content")
+        if type(text) is not str or not text:
+            return None
+        return Piece(("choice", choice.get("index", 0), "delta", "content"), delta, "content", text)
+    text, kind = item.get("delta"), item.get("type")
+    if type(text) is str and type(kind) is str and text and item.keys() <= _DELTA:
+        return Piece(("item", *item_of(item), kind), item, "delta", text)
+    return None
+
+
 def pieces(item: Mapping[str, Any]) -> Iterator[Piece]:
-    """The texts in one event of a stream."""
+    """The texts in any other event of a stream."""
     choices = item.get("choices")
     if isinstance(choices, list):
         for position, choice in enumerate(choices):
@@ -94,8 +125,9 @@ def pieces(item: Mapping[str, Any]) -> Iterator[Piece]:
     if isinstance(delta, str) and isinstance(kind, str):
         if delta:
             yield Piece(("item", *item_of(item), kind), item, "delta", delta)
-        return
-    yield from texts(item)
+        yield from texts({name: value for name, value in item.items() if name != "delta"})
+    else:
+        yield from texts(item)
 
 
 def item_of(item: Mapping[str, Any]) -> tuple[Hashable, Hashable]:

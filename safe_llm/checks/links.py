@@ -42,6 +42,10 @@ class Links:
         self._hosts = frozenset(hosts)
         self._below = tuple(host[1:] for host in hosts if host.startswith("*."))
 
+    def is_quiet(self, text: str, start: int) -> bool:
+        """As a `Rule` does."""
+        return _BEGIN.search(text, start) is None and _BEGUN.search(text, max(start, len(text) - 16)) is None
+
     def scan(self, text: str, start: int, final: bool) -> tuple[Sequence[Span], int]:
         """As a `Rule` does."""
         spans: list[Span] = []

@@ -20,13 +20,14 @@ from .channels import Channel
 from .events import AS_TEXT, Key, Piece
 from .leaks import Overlap, Wording, canary_rule, folded, wording
 from .links import Links
-from .patterns import Pattern, Windowed, looks_at
+from .patterns import Pattern, Windowed
 from .secrets import secret_rules
 from .spans import PLACEHOLDER, Rule
 from .tool_calls import Offer, calls_from, calls_in, said_in
 
 if TYPE_CHECKING:
     from ..identity import Identity
+    from ..policy import CheckRules
 
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _SEVERITY = {"secrets": "high", "prompt_leak": "high", "links": "medium", "tool_calls": "medium"}
@@ -53,6 +54,14 @@ class _Entry:
         self.barrier: Key | None = None
         """What must be over before it is shown."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether what follows may make something of it that is forbidden."""
+        for channel, begin, piece in self.slots:  # noqa: SIM110  # any() takes three times as long, for every event
+            if begin + len(piece.text) > channel.safe:
+                return True
+        return False
+
 
 class _Whole(NamedTuple):
     """A text that came whole."""
@@ -65,9 +74,18 @@ class _Whole(NamedTuple):
 class Output:
     """Looks at one answer, plain or streamed, of whatever surface."""
 
-    def __init__(self, admission: Admission, identity: Identity, checks: Sequence[Check], *, watches: bool) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        identity: Identity,
+        rules: CheckRules,
+        checks: Sequence[Check] = (),
+        *,
+        watches: bool = False,
+    ) -> None:
         """`watches`: find everything, and change nothing."""
         self._admission = admission
+        self._rules = rules
         self._identity = identity
         self.watches = watches
         self._counts: dict[str, Counter[str]] = {}
@@ -94,7 +112,7 @@ class Output:
     # Which rules ------------------------------------------------------------------------------------------------------
 
     def _choose(self, checks: Sequence[Check]) -> None:
-        rules = self._rules = self._admission.rules.checks
+        rules = self._rules
         self._actions: dict[str, str] = {
             "secrets": rules.secrets,
             "prompt_leak": rules.prompt_leak,
@@ -153,13 +171,15 @@ class Output:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next events; those that can be shown. Where `rejection` is set from here on, nothing more can."""
-        start = 0
         try:
-            for match in _END_OF_EVENT.finditer(data):
-                self._event(data[start : match.end()])
-                start = match.end()
-            if start < len(data):
-                self._event(data[start:])
+            if data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
+                self._event(data)  # a single event, as nearly always
+            else:
+                start = 0
+                for end in [*[match.end() for match in _END_OF_EVENT.finditer(data)], len(data)]:
+                    if end > start:
+                        self._event(data[start:end])
+                        start = end
         except OutputRejectedError as error:
             self._reject(error)
         return self._shown()
@@ -193,19 +213,25 @@ class Output:
 
     def _event(self, raw: bytes) -> None:
         payload = payload_of(raw)
-        entry = _Entry(raw, None)
+        item = None if payload is None else events.read(payload)
+        entry = _Entry(raw, item)
         self._queue.append(entry)
-        if payload is None:
-            return
-        if payload.startswith(b"[DONE]"):
-            self._finish()
-            return
-        item = entry.item = events.read(payload)
-        if not isinstance(item, dict):
+        if type(item) is dict:
+            only = events.only_piece(item)
+            if only is None:
+                self._take_all(item, entry)
+            else:
+                self._view = _PIECES
+                self._take_piece(only, entry)
+        elif payload is not None:
+            if payload.startswith(b"[DONE]"):
+                self._finish()
+                return
             text = payload.decode("utf-8", "surrogateescape")
-            item = entry.item = {AS_TEXT: text}
-            self._take_whole(Piece(None, item, AS_TEXT, text), entry)
-            return
+            entry.item = {AS_TEXT: text}
+            self._take_whole(Piece(None, entry.item, AS_TEXT, text), entry)
+
+    def _take_all(self, item: dict[str, Any], entry: _Entry) -> None:
         told = False
         self._view = _PIECES
         for piece in events.pieces(item):
@@ -214,22 +240,24 @@ class Output:
                     told, self._view = True, str(item.get("type"))
                 self._take_whole(piece, entry)
             else:
-                self._take_piece(piece, piece.key, entry)
+                self._take_piece(piece, entry)
         if told and self._offer is not None:
             self._take_calls(item, entry)
         for key in events.closed(item):
             self._close(key, lifts="item_id" not in item)  # of its item, another event will tell that it is over
 
-    def _take_piece(self, piece: Piece, key: Key, entry: _Entry) -> None:
+    def _take_piece(self, piece: Piece, entry: _Entry) -> None:
+        key = piece.key
+        assert key is not None
         channel = self._channels.get(key)
-        is_judged = self._offer is not None and self._offer.judges(key)
         if channel is None:
+            is_judged = self._offer is not None and self._offer.judges(key)
             channel = self._channels[key] = self._channel(keeps=self._keeps or is_judged)
-        begin = channel.end
-        entry.slots.append((channel, begin, piece))
-        if is_judged and self._holds_calls:
-            entry.barrier = key[:2]
-            self._barriers.add(key[:2])
+            channel.barrier = key[:2] if is_judged and self._holds_calls else None
+        entry.slots.append((channel, channel.end, piece))
+        if channel.barrier is not None:
+            entry.barrier = channel.barrier
+            self._barriers.add(channel.barrier)
         channel.add(piece.text)
 
     def _take_whole(self, piece: Piece, entry: _Entry) -> None:
@@ -303,15 +331,11 @@ class Output:
 
     def _shown(self) -> bytes:
         """The events at the head of the queue that can be shown."""
-        out, queue, barriers = [], self._queue, self._barriers
+        out: list[bytes] = []
+        queue, barriers = self._queue, self._barriers
         if _CHECKS in barriers:
             return b""
-        while queue:
-            entry = queue[0]
-            if entry.barrier is not None and entry.barrier in barriers:
-                break
-            if any(begin + len(piece.text) > channel.safe for channel, begin, piece in entry.slots):
-                break
+        while queue and not (queue[0].barrier in barriers or queue[0].waits):
             out.append(self._rendered(queue.popleft()))
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -397,7 +421,7 @@ class Output:
     def _obeys(self, check: Check, findings: Sequence[Finding]) -> bool:
         """Whether the text is to be taken out."""
         for finding in findings:
-            if finding not in self._others or not hasattr(check, "window"):  # windows overlap
+            if finding not in (*self._others, *self._admission.findings):  # in another window, or in the input
                 self._others.append(finding)
             if finding.action == "deny" and not self.watches:
                 raise _rejection(finding.rule, f"of the check {check.name!r} found what it denies")
@@ -481,9 +505,3 @@ def _rejection(rule: str, why: str, cause: Exception | None = None) -> OutputRej
     )
     error.__cause__ = cause
     return error
-
-
-def output_of(admission: Admission, identity: Identity, checks: Sequence[Check], *, watches: bool) -> Output | None:
-    """What looks at the answer to a call; None where nothing does."""
-    output = Output(admission, identity, [check for check in checks if looks_at(check, "output")], watches=watches)
-    return output if output.looks else None

@@ -49,6 +49,10 @@ class Pattern:
             for _ in self.regex.finditer(part.text)
         ]
 
+    def is_quiet(self, text: str, start: int) -> bool:
+        """As a `Rule` does: where a match may begin is not known."""
+        return False
+
     def scan(self, text: str, start: int, final: bool) -> tuple[Sequence[Span], int]:
         """As a `Rule` of a text that is still coming."""
         spans: list[Span] = []
@@ -69,6 +73,10 @@ class Windowed:
     def __init__(self, check: Check, window: int, judge: Callable[[Check, str], bool]) -> None:
         """`judge` runs the check on a text, and says whether to take the text out."""
         self._check, self._window, self._judge = check, window, judge
+
+    def is_quiet(self, text: str, start: int) -> bool:
+        """As a `Rule` does: where a match may begin is not known."""
+        return False
 
     def scan(self, text: str, start: int, final: bool) -> tuple[Sequence[Span], int]:
         """As a `Rule` does. It waits for twice the window, so that each character is looked at twice at the most."""

@@ -56,6 +56,10 @@ class Rule(Protocol):
     @property
     def name(self) -> str: ...
 
+    def is_quiet(self, text: str, start: int) -> bool:
+        """Whether nothing that may be a match begins at `start` or behind. It may say no to be sure."""
+        ...
+
     def scan(self, text: str, start: int, final: bool) -> tuple[Sequence[Span], int]:
         """The matches that begin at `start` or behind, in order and apart, and up to where all is decided. Only the
         last one may have a tail.
@@ -175,6 +179,12 @@ class Shapes:
             if step.least > 1:
                 ways.append(f"{step.atom}{{1,{step.least - 1}}}\\Z")
         return _any(ways) if ways else None
+
+    def is_quiet(self, text: str, start: int) -> bool:
+        """As a `Rule` does."""
+        if self._needs and self._needs not in text:
+            return True
+        return len(text) - start < self._shortest and self._begun.search(text, start) is None
 
     def scan(self, text: str, start: int, final: bool) -> tuple[Sequence[Span], int]:
         """As a `Rule` does."""

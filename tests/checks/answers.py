@@ -20,20 +20,21 @@ from safe_llm.types import Admission, Call
 USER = {"role": "user", "content": "Hello"}
 
 
-def admission(checks: Mapping[str, Any] | None = None, *, responses: bool = False, **body: Any) -> Admission:
-    """A call that was let through, under these ``[checks]``."""
+def admission(*, responses: bool = False, **body: Any) -> Admission:
+    """A call that was let through."""
     endpoint = RESPONSES if responses else CHAT
     given = {"model": "gpt-4o-mini", "stream": True, ("input" if responses else "messages"): [USER], **body}
     call = Call(endpoint, given, NOTHING)
     endpoint.read(call)
-    made = Admission("id", call, NOTHING, 0.0, datetime.now(UTC))
-    made.rules = Policy(checks=dict(checks or {})).rules("default", None)
-    return made
+    return Admission("id", call, NOTHING, 0.0, datetime.now(UTC))
 
 
-def output(checks: Mapping[str, Any] | None = None, *, own: Sequence[Any] = (), watches: bool = False, **rest: Any) -> Output:
-    """What looks at the answer to such a call."""
-    return Output(admission(checks, **rest), Identity("anonymous"), own, watches=watches)
+def output(
+    checks: Mapping[str, Any] | None = None, *, own: Sequence[Any] = (), watches: bool = False, **rest: Any
+) -> Output:
+    """What looks at the answer to such a call, under these ``[checks]``."""
+    rules = Policy(checks=dict(checks or {})).checks
+    return Output(admission(**rest), Identity("anonymous"), rules, own, watches=watches)
 
 
 def through(looking: Output, data: Iterable[bytes]) -> list[bytes]:
@@ -117,7 +118,9 @@ def chat_events(texts: Sequence[Sequence[str]], random: Random | None = None, fi
         index, pieces = random.choice(waiting) if random else waiting[0]
         if pieces:
             delta = {field: pieces.pop(0)}
-            logprobs = {"content": [{"token": delta[field], "logprob": -0.1}]} if random and random.random() < 0.1 else None
+            logprobs = (
+                {"content": [{"token": delta[field], "logprob": -0.1}]} if random and random.random() < 0.1 else None
+            )
             events.append(sse({**base, "choices": [_choice(index, delta, logprobs=logprobs)]}, random))
         else:
             events.append(sse({**base, "choices": [_choice(index, {}, "stop")]}, random))

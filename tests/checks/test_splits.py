@@ -1,5 +1,5 @@
-"""However a text is split into events, and events into bytes: what is forbidden never comes out, and what is not comes out
-as it went in."""
+"""However a text is split into events, and events into bytes: what is forbidden never comes out, and what is not comes
+out as it went in."""
 
 from __future__ import annotations
 
@@ -12,17 +12,46 @@ from safe_llm.checks.provenance import canary
 from safe_llm.checks.spans import PLACEHOLDER
 
 REDACT = {"secrets": "redact", "prompt_leak": "redact", "links": "redact", "allowed_hosts": ["fine.example"]}
-DENY = {name: "deny" for name in ("secrets", "prompt_leak", "links")} | {"allowed_hosts": ["fine.example"]}
+DENY = {"secrets": "deny", "prompt_leak": "deny", "links": "deny", "allowed_hosts": ["fine.example"]}
 
 CLEAN = (
-    *("Hello there. ", "A task for the desk: ", "sk-", "ghp_ is a prefix; ", "AKIA stands for something. ", "\n\n- item "),
-    *("Grüße aus Köln, ", "日本語のテキスト。", "🙂👍🏽 ", "password: ", "https://fine.example/a?b=c ", "(see www dot x) "),
-    *("eyJ is how it begins. ", "http is a protocol, ", "-----BEGIN of a line ", "the key is under the mat. ", "x = a / b; "),
-    *("// a comment\n", "safe-llm-canary-yellow ", "12345678: a number ", "MNO, Mon, Now. ", 'say "so". ', "e\u200bf ", "\ttab\r\n"),
+    *(
+        "Hello there. ",
+        "A task for the desk: ",
+        "sk-",
+        "ghp_ is a prefix; ",
+        "AKIA stands for something. ",
+        "\n\n- item ",
+    ),
+    *(
+        "Grüße aus Köln, ",
+        "日本語のテキスト。",
+        "🙂👍🏽 ",
+        "password: ",
+        "https://fine.example/a?b=c ",
+        "(see www dot x) ",
+    ),
+    *(
+        "eyJ is how it begins. ",
+        "http is a protocol, ",
+        "-----BEGIN of a line ",
+        "the key is under the mat. ",
+        "x = a / b; ",
+    ),
+    *(
+        "// a comment\n",
+        "safe-llm-canary-yellow ",
+        "12345678: a number ",
+        "MNO, Mon, Now. ",
+        'say "so". ',
+        "e\u200bf ",
+        "\ttab\r\n",
+    ),
 )
-PEM = (
-    "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7bq0mY3x8gkq\nQ2hhbmdlZCBzb21lIGJ5dGVzIGhlcmU=\n-----END RSA PRIVATE KEY-----"
-)
+PEM = """-----BEGIN RSA PRIVATE KEY-----
+MIIEpAIBAAKCAQEA7bq0mY3x8gkq
+Q2hhbmdlZCBzb21lIGJ5dGVzIGhlcmU=
+-----END RSA PRIVATE KEY-----"""
 
 
 def planted(random: Random) -> str:
@@ -90,7 +119,9 @@ def test_what_is_planted_in_a_response_comes_out_in_none_of_its_events(seed: int
     random = Random(2000 + seed)
     for _ in range(125):
         text, expected, _ = text_of(random)
-        came = b"".join(through(output(REDACT, responses=True), cut(b"".join(response_events(split(text, random), random)), random)))
+        came = b"".join(
+            through(output(REDACT, responses=True), cut(b"".join(response_events(split(text, random), random)), random))
+        )
         items = items_in(came)
         assert "".join(item["delta"] for item in items if item["type"].endswith(".delta")) == expected
         assert next(item["text"] for item in items if item["type"] == "response.output_text.done") == expected
