@@ -23,7 +23,7 @@ from .links import Links
 from .patterns import Pattern, Windowed
 from .secrets import secret_rules
 from .spans import PLACEHOLDER, Rule
-from .tool_calls import Offer, calls_from, calls_in, said_in
+from .tool_calls import Offer, begun_in, calls_from, calls_in, said_in
 
 if TYPE_CHECKING:
     from ..identity import Identity
@@ -43,7 +43,7 @@ _PIECES, _PLAIN = "pieces", "plain"
 class _Entry:
     """One event that waits."""
 
-    __slots__ = ("barrier", "changed", "item", "raw", "slots")
+    __slots__ = ("barriers", "changed", "item", "raw", "slots")
 
     def __init__(self, raw: bytes, item: Any) -> None:
         self.raw = raw
@@ -51,7 +51,7 @@ class _Entry:
         self.slots: list[tuple[Channel, int, Piece]] = []
         """The pieces of texts that it holds, and where in them each begins."""
         self.changed = False
-        self.barrier: Key | None = None
+        self.barriers: frozenset[Key] = frozenset()
         """What must be over before it is shown."""
 
     @property
@@ -100,6 +100,8 @@ class Output:
         self._barriers: set[Key] = set()
         self._known: dict[str, tuple[str, Counter[str]]] = {}
         """Texts that came whole before, with what became of them."""
+        self._begun: dict[Key, None] = {}
+        """Where calls began that come in pieces."""
         self._judged: set[Key] = set()
         """Choices whose calls were judged."""
         self._plain: _Entry | None = None
@@ -187,6 +189,8 @@ class Output:
     def end(self, *, cut: bool = False) -> bytes:
         """No more will come; the events that can be shown now. `cut`: it did not come to its end by itself, and calls
         that are not complete are left out."""
+        if self.rejection is not None:
+            return b""
         try:
             self._close((), lifts=False, judges=False) if cut else self._finish()
         except OutputRejectedError as error:
@@ -208,7 +212,7 @@ class Output:
     def _reject(self, error: OutputRejectedError) -> None:
         self.rejection = error
         if self._queue:
-            self._queue[-1].barrier = _NEVER
+            self._queue[-1].barriers |= {_NEVER}
         self._barriers.add(_NEVER)
 
     def _event(self, raw: bytes) -> None:
@@ -241,7 +245,8 @@ class Output:
                 self._take_whole(piece, entry)
             else:
                 self._take_piece(piece, entry)
-        if told and self._offer is not None:
+        if self._offer is not None:
+            self._view = str(item.get("type"))
             self._take_calls(item, entry)
         for key in events.closed(item):
             self._close(key, lifts="item_id" not in item)  # of its item, another event will tell that it is over
@@ -256,7 +261,7 @@ class Output:
             channel.barrier = key[:2] if is_judged and self._holds_calls else None
         entry.slots.append((channel, channel.end, piece))
         if channel.barrier is not None:
-            entry.barrier = channel.barrier
+            entry.barriers |= {channel.barrier}
             self._barriers.add(channel.barrier)
         channel.add(piece.text)
 
@@ -283,10 +288,12 @@ class Output:
     def _take_calls(self, item: Any, entry: _Entry) -> None:
         """Judge what an event, or a plain answer, tells as a whole of calls and of structured output."""
         assert self._offer is not None
-        if isinstance(item, dict) and str(item.get("type")).endswith("output_item.added"):
-            if self._holds_calls and any(calls_in(item)):
-                entry.barrier = ("item", events.item_of(item)[0])
-                self._barriers.add(entry.barrier)
+        begun = list(begun_in(item)) if isinstance(item, dict) else []
+        if begun:
+            self._begun.update(dict.fromkeys(begun))
+            if self._holds_calls:
+                entry.barriers |= {key[:2] for key in begun}
+                self._barriers |= entry.barriers
             return
         for call in calls_in(item):
             self._judge(self._offer.allows, call)
@@ -315,16 +322,18 @@ class Output:
         if judges and self._offer is not None:
             self._judge_pieces(prefix)
         if lifts and judges:
-            self._barriers = {barrier for barrier in self._barriers if barrier == _CHECKS or barrier[:depth] != prefix}
+            over = {barrier for barrier in self._barriers if barrier[:depth] == prefix}
+            self._barriers -= over - {_CHECKS, _NEVER}
 
     def _judge_pieces(self, prefix: Key) -> None:
         """Judge the calls, and the structured output, that came in pieces, once each."""
         assert self._offer is not None
-        chosen = {key[:2] for key in self._channels if key[0] == "choice" and key[: len(prefix)] == prefix}
+        keys = (*self._channels, *self._begun)
+        chosen = {key[:2] for key in keys if key[0] == "choice" and key[: len(prefix)] == prefix}
         for choice in chosen - self._judged:
             self._judged.add(choice)
             own = {key[2:]: channel.whole for key, channel in self._channels.items() if key[:2] == choice}
-            for call in calls_from(own):
+            for call in calls_from(own, [key[2:] for key in self._begun if key[:2] == choice]):
                 self._judge(self._offer.allows, call)
             if self._offer.shape is not None and ("delta", "content") in own:
                 self._judge(self._offer.fits, own["delta", "content"])
@@ -335,7 +344,7 @@ class Output:
         queue, barriers = self._queue, self._barriers
         if _CHECKS in barriers:
             return b""
-        while queue and not (queue[0].barrier in barriers or queue[0].waits):
+        while queue and queue[0].barriers.isdisjoint(barriers) and not queue[0].waits:
             out.append(self._rendered(queue.popleft()))
         return out[0] if len(out) == 1 else b"".join(out)
 

@@ -3,11 +3,11 @@ structured outputs that break theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from .events import Key, read
+from .events import Key, item_of, read
 
 _ANY = object()
 """A schema that is not known."""
@@ -137,14 +137,27 @@ def _called(call: Mapping[str, Any]) -> ToolCall:
     return ToolCall(str(told.get("name")), str(told.get("arguments") or ""))
 
 
-def calls_from(texts: Mapping[Key, str]) -> Iterator[ToolCall]:
-    """The calls in a choice that came in pieces; its texts by where they stand."""
-    calls: dict[Key, dict[str, str]] = {}
-    for key, text in texts.items():
-        for name in ("tool_calls", "function_call"):
-            if name in key:
-                calls.setdefault(key[: key.index(name) + 1 + (name == "tool_calls")], {})[str(key[-1])] = text
-    for key, told in calls.items():
+def begun_in(item: Mapping[str, Any]) -> Iterator[Key]:
+    """Where calls stand of which an event tells the beginning, or more, but not the whole."""
+    choices = item.get("choices")
+    for position, choice in enumerate(choices if isinstance(choices, list) else ()):
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        if not isinstance(delta, dict):
+            continue
+        place: Key = ("choice", choice.get("index", position), "delta")
+        calls = delta.get("tool_calls")
+        for number, call in enumerate(calls if isinstance(calls, list) else ()):
+            yield *place, "tool_calls", call.get("index", number) if isinstance(call, dict) else number
+        if delta.get("function_call"):
+            yield *place, "function_call"
+    if str(item.get("type")).endswith("output_item.added") and any(calls_in(item)):
+        yield "item", item_of(item)[0]
+
+
+def calls_from(texts: Mapping[Key, str], begun: Iterable[Key]) -> Iterator[ToolCall]:
+    """The calls in a choice that came in pieces: its texts by where they stand, and where calls began."""
+    for key in begun:
+        told = {str(place[-1]): text for place, text in texts.items() if place[: len(key)] == key}
         is_custom = any((*key, "custom", field) in texts for field in ("name", "input"))
         yield ToolCall(told.get("name", ""), None if is_custom else told.get("arguments", ""))
 

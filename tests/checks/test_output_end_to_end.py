@@ -47,10 +47,10 @@ async def each(stream: Any, into: list[Any]) -> list[Any]:
     """All that a stream of either colour yields; what came before an error stays in `into`."""
     if hasattr(stream, "__aiter__"):
         async for item in stream:
-            into.append(item)  # noqa: PERF401
+            into.append(item)
     else:
         for item in stream:
-            into.append(item)  # noqa: PERF402
+            into.append(item)
     return into
 
 
@@ -357,7 +357,7 @@ async def test_a_stream_that_is_cut_hands_on_what_is_safe_of_what_it_held(
 ) -> None:
     server.script(Reply("One two AKIA", cut=3), Reply("One two AKIA", cut=3, abrupt=False))
     texts: list[str] = []
-    with pytest.raises(Exception, match="closed"):
+    with pytest.raises(Exception, match=r"Connection error|closed"):
         await streamed_chat(make(kind), texts)
     assert texts == ["One two AKIA"]
     assert sink.last.outcome == "error"
