@@ -139,21 +139,34 @@ class Channel:
         if self.kept is not None:
             self.kept.append(text)
         safe = self.end
+        found: list[tuple[int, str]] = []
         if self._overlap is not None:
             leaks, safe = self._overlap.feed(text, begin)
-            self._leaks += leaks
-            for _ in leaks:
-                self._found("prompt_leak")
-        self.safe = min(safe, self._scan(text, final=False)) if self._looking else safe
+            if leaks:
+                self._leaks += leaks
+                found += [(leak[0], "prompt_leak") for leak in leaks]
+        if self._looking:
+            safe = min(safe, self._scan(text, found, final=False))
+        if found:
+            self._tell(found, safe)
+        self.safe = safe
         return begin
 
     def close(self) -> None:
         """No more will come: all is decided."""
+        found: list[tuple[int, str]] = []
         if self._looking:
-            self._scan("", final=True)
+            self._scan("", found, final=True)
+        self._tell(found, self.end)
         self.safe = self.end
 
-    def _scan(self, new: str, *, final: bool) -> int:
+    def _tell(self, found: list[tuple[int, str]], safe: int) -> None:
+        """Tell of matches, by where they begin: if that ends the answer, what stands before may still be shown."""
+        for begin, name in sorted(found):
+            self.safe = max(self.safe, min(safe, begin))
+            self._found(name)
+
+    def _scan(self, new: str, found: list[tuple[int, str]], *, final: bool) -> int:
         if not new.isascii() and INVISIBLE.search(new):
             new = self._leave_out(new)
         start = len(self._text)
@@ -174,7 +187,7 @@ class Channel:
         for name, looking in self._looking:
             for span in looking.look(text, base, final):
                 self._matches.append(span)
-                self._found(name)
+                found.append((self._place(span[0]), name))
             decided = min(decided, looking.decided)
         keep = decided - base - _BEHIND
         if keep > _BEHIND:
