@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from .leaks import INVISIBLE
-from .spans import LONGEST_END, Rule, Tail, without
+from .spans import LONGEST_END, Rule, Shapes, Tail, without
 
 if TYPE_CHECKING:
     from .events import Key
@@ -22,6 +23,20 @@ _BEHIND = 16
 """Characters that rules may look back at."""
 _MOST_SPANS = 64
 """Of those that were shown already, no more are kept."""
+
+
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+_OF_SCHEMES = frozenset(":/")
+_LONGEST_WORD, _MOST_WORDS = 24, 8_192
+_NONE: set[str] = set()
+
+
+@lru_cache(maxsize=16)
+def _quiet_words(rules: tuple[Rule, ...]) -> set[str]:
+    """Pieces of text in which these rules find nothing, and nothing begins, behind another character than those of the
+    schemes of URLs; with a mark in front where a letter or digit stands before. What rules of shapes say depends on no
+    more than that."""
+    return set() if all(isinstance(rule, Shapes) for rule in rules) else _NONE
 
 
 class _Looking:
@@ -74,13 +89,14 @@ class Channel:
 
     __slots__ = (
         *("_base", "_found", "_leaks", "_looking", "_matches", "_overlap", "_skipped", "_text"),
-        *("_pending", "_quiet", "barrier", "end", "kept", "safe"),
+        *("_pending", "_quiet", "_words", "barrier", "end", "kept", "safe"),
     )
 
     def __init__(self, rules: Sequence[Rule], overlap: Overlap | None, found: Found, *, keeps: bool) -> None:
         """`keeps`: all of the text is wanted at its end."""
         self._looking = [(rule.name, _Looking(rule)) for rule in rules]
         self._quiet = [rule.is_quiet for rule in rules]
+        self._words = _quiet_words(tuple(rules))
         self._pending = False
         """Whether a rule has not decided all so far: not so in nearly all texts, which are looked at faster."""
         self.barrier: Key | None = None
@@ -132,6 +148,23 @@ class Channel:
         """Leave all of it out."""
         self._matches, self._leaks = [], [[0, self.end]]
 
+    def passes(self, text: str) -> bool:
+        """Take a piece if all so far is decided and shown as it is, and this is, too; whether it was taken."""
+        if self._pending or self._matches or self._leaks or self.safe != self.end:
+            return False
+        letters = None if self._overlap is None else self._overlap.quiet(text)
+        if letters is None and self._overlap is not None:
+            return False
+        if self._looking and not self._passes(text):
+            return False
+        if letters:
+            assert self._overlap is not None
+            self._overlap.go_on(letters, text, self.end)
+        self.end = self.safe = self.end + len(text)
+        if self.kept is not None:
+            self.kept.append(text)
+        return True
+
     def add(self, text: str) -> int:
         """The text goes on; where the piece begins."""
         begin = self.end
@@ -167,20 +200,14 @@ class Channel:
             self._found(name)
 
     def _scan(self, new: str, found: list[tuple[int, str]], *, final: bool) -> int:
+        if not self._pending and not final and self._passes(new):
+            return self.end
         if not new.isascii() and INVISIBLE.search(new):
             new = self._leave_out(new)
         start = len(self._text)
         text = self._text = self._text + new
         base = self._base
         end = decided = base + len(text)
-        if not self._pending and not final:
-            for is_quiet in self._quiet:
-                if not is_quiet(text, start):
-                    break
-            else:
-                if len(text) > 4 * _BEHIND:
-                    self._text, self._base = text[-_BEHIND:], end - _BEHIND
-                return self.end
         if not self._pending:
             for _, looking in self._looking:
                 looking.decided = base + start
@@ -196,6 +223,26 @@ class Channel:
         if decided == end:
             return self.end
         return decided if not self._skipped else self._place(decided - 1) + 1
+
+    def _passes(self, new: str) -> bool:
+        """Whether in what comes, where all so far is decided, there is nothing for any rule, as nearly always. Answers
+        are made of the same words, so those are remembered."""
+        behind = self._text[-1:]
+        known = self._words if behind not in _OF_SCHEMES else _NONE
+        word = new if behind not in _LETTERS else f"\0{new}"
+        if word not in known:
+            if not new.isascii() and INVISIBLE.search(new):
+                return False
+            text, start = self._text + new, len(self._text)
+            for is_quiet in self._quiet:
+                if not is_quiet(text, start):
+                    return False
+            if known is not _NONE and len(new) <= _LONGEST_WORD and len(known) < _MOST_WORDS:
+                known.add(word)
+        text = (self._text + new)[-_BEHIND:]
+        self._base += len(self._text) + len(new) - len(text)
+        self._text = text
+        return True
 
     def _leave_out(self, new: str) -> str:
         """The text without what cannot be seen."""

@@ -91,7 +91,7 @@ _DELTA = frozenset(
 )
 
 
-def only_piece(item: dict[str, Any]) -> Piece | None:
+def only_piece(item: dict[str, Any]) -> tuple[Key, str] | None:
     """The one piece of text in an event that holds nothing else, as nearly all do: looked for at once. Else None."""
     choices = item.get("choices")
     if type(choices) is list:
@@ -106,10 +106,10 @@ def only_piece(item: dict[str, Any]) -> Piece | None:
         text = delta.get("content")
         if type(text) is not str or not text:
             return None
-        return Piece(("choice", choice.get("index", 0), "delta", "content"), delta, "content", text)
+        return ("choice", choice.get("index", 0), "delta", "content"), text
     text, kind = item.get("delta"), item.get("type")
     if type(text) is str and type(kind) is str and text and item.keys() <= _DELTA:
-        return Piece(("item", *item_of(item), kind), item, "delta", text)
+        return ("item", *item_of(item), kind), text
     return None
 
 

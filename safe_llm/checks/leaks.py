@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 
-from .provenance import CANARY_PATTERN
 from .spans import Rule, Shape, Shapes, Tail, either_case
 
 LONG = 80
@@ -16,29 +15,38 @@ _SHORT = 32
 """A prompt of fewer says nothing worth hiding that others do not say as well."""
 _BLOCK = 8
 """Every eighth place of the prompt is remembered; a shared run is noticed after twice as many letters at the most."""
+_MOST_PIECES = 256
+_DRAWN = 16
+"""Hex digits of a canary, behind its name: as in `provenance.CANARY_PATTERN`."""
 _PIECE = 256
 """Characters that are looked at in one go: where a run begins is found by walking back in one."""
 
-_KEPT = bytes(code for code in range(256) if code >= 128 or chr(code).isalnum())
 _DROPPED = bytes(code for code in range(128) if not chr(code).isalnum())
+_LOWER = bytes(range(256)).lower()
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]+"
 )
 
 
 @cache
-def canary_rule() -> Rule:
-    """Finds canaries. Whosesoever it is, the model has been told it in a prompt."""
-    fixed, _, drawn = CANARY_PATTERN.partition("[")
-    shape = Shape(f"{either_case(fixed)}[0-9a-fA-F]{drawn.partition(']')[2]}", Tail(re.compile("[0-9a-fA-F]*")))
-    return Shapes("prompt_leak", [shape])
+def canary_rules() -> tuple[Rule, Rule]:
+    """Find canaries. Whosesoever it is, the model has been told it in a prompt.
+
+    The second rule finds those that are glued to a word: it looks for what follows the first hyphen but one, so that
+    the end of many a word need not wait for what follows.
+    """
+    drawn = f"[0-9a-fA-F]{{{_DRAWN}}}"
+    tail = Tail(re.compile("[0-9a-fA-F]*"))
+    begin, name = (either_case(part) for part in ("safe-llm", "-canary-"))
+    alone = Shapes("prompt_leak", [Shape(begin + name + drawn, tail)], before="(?<![A-Za-z0-9])")
+    return alone, Shapes("prompt_leak", [Shape(name + drawn, tail)], before=f"(?<=[A-Za-z0-9]{begin})")
 
 
 def folded(text: str) -> bytes:
     """Letters and digits alone, in lower case: what stays of a text in whatever layout it is repeated."""
     if not text.isascii():
         text = INVISIBLE.sub("", text.casefold())
-    return text.encode("utf-8", "surrogatepass").lower().translate(None, _DROPPED)
+    return text.encode("utf-8", "surrogatepass").translate(_LOWER, _DROPPED)
 
 
 class Wording:
@@ -99,6 +107,32 @@ class Overlap:
         self.span: list[int] | None = None
         """The run that is followed, once it is a leak; it grows."""
 
+    def quiet(self, text: str) -> bytes | None:
+        """The letters of a piece in which no run goes on or is noticed; None otherwise."""
+        if self._met >= 0 or len(text) > _PIECE:
+            return None
+        new = folded(text)
+        letters = self._letters[1 - _BLOCK :] + new
+        blocks = self._wording.blocks
+        for end in range(_BLOCK, len(letters) + 1):
+            if letters[end - _BLOCK : end] in blocks:
+                return None
+        return new
+
+    def go_on(self, new: bytes, text: str, start: int) -> None:
+        """Take such a piece."""
+        self._texts.append((self._total, start, text))
+        self._total += len(new)
+        self._letters = (self._letters + new)[-LONG - _BLOCK :]
+        if len(self._texts) > _MOST_PIECES:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget the pieces before those that hold the last letters."""
+        first = self._total - len(self._letters)
+        kept = next((place for place, piece in enumerate(self._texts) if piece[0] > first), len(self._texts))
+        del self._texts[: max(kept - 1, 0)]
+
     def feed(self, text: str, start: int) -> tuple[list[list[int]], int]:
         """The runs that became leaks, and up to where in the text none may begin. `start`: where it stands."""
         leaks: list[list[int]] = []
@@ -134,8 +168,8 @@ class Overlap:
             self._from = self._where(self._met)
             place = self._follow(letters, place + _BLOCK, origin, leaks) - _BLOCK + 1
         self._letters = letters[-LONG - _BLOCK :]
-        while len(self._texts) > 1 and self._texts[1][0] <= self._total - len(self._letters):
-            del self._texts[0]
+        if len(self._texts) > _MOST_PIECES:
+            self._forget()
 
     def _follow(self, letters: bytes, position: int, origin: int, leaks: list[list[int]]) -> int:
         """Go on with the run from a position of `letters`; where it ends, or their end."""

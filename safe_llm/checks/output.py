@@ -18,7 +18,7 @@ from ..types import Admission, Check, Content, Finding, Part
 from . import events
 from .channels import Channel
 from .events import AS_TEXT, Key, Piece
-from .leaks import Overlap, Wording, canary_rule, folded, wording
+from .leaks import Overlap, Wording, canary_rules, folded, wording
 from .links import Links
 from .patterns import Pattern, Windowed
 from .secrets import secret_rules
@@ -95,6 +95,8 @@ class Output:
         self._others: list[Finding] = []
         """What the application's own checks found."""
         self._queue: deque[_Entry] = deque()
+        self._passed: list[bytes] = []
+        """Events that need not wait, before those in the queue."""
         self._channels: dict[Key, Channel] = {}
         self._wholes: list[_Whole] = []
         self._barriers: set[Key] = set()
@@ -131,7 +133,7 @@ class Output:
         if rules.links != "off":
             self._add("links", Links(rules.allowed_hosts))
         if rules.prompt_leak != "off":
-            self._add("prompt_leak", canary_rule())
+            self._add("prompt_leak", *canary_rules())
             call = self._admission.call
             trusted = tuple(part.text for part in call.endpoint.parts(call) if part.trusted)
             prompts = wording(trusted) if trusted else None
@@ -184,7 +186,12 @@ class Output:
                         start = end
         except OutputRejectedError as error:
             self._reject(error)
-        return self._shown()
+        passed = self._passed
+        if passed:
+            self._passed = []
+            if not self._queue and len(passed) == 1:
+                return passed[0]
+        return b"".join([*passed, self._shown()])
 
     def end(self, *, cut: bool = False) -> bytes:
         """No more will come; the events that can be shown now. `cut`: it did not come to its end by itself, and calls
@@ -218,15 +225,13 @@ class Output:
     def _event(self, raw: bytes) -> None:
         payload = payload_of(raw)
         item = None if payload is None else events.read(payload)
+        only = events.only_piece(item) if type(item) is dict else None
+        if only is not None and self._passes(raw, *only):
+            return
         entry = _Entry(raw, item)
         self._queue.append(entry)
         if type(item) is dict:
-            only = events.only_piece(item)
-            if only is None:
-                self._take_all(item, entry)
-            else:
-                self._view = _PIECES
-                self._take_piece(only, entry)
+            self._take_all(item, entry)
         elif payload is not None:
             if payload.startswith(b"[DONE]"):
                 self._finish()
@@ -234,6 +239,16 @@ class Output:
             text = payload.decode("utf-8", "surrogateescape")
             entry.item = {AS_TEXT: text}
             self._take_whole(Piece(None, entry.item, AS_TEXT, text), entry)
+
+    def _passes(self, raw: bytes, key: Key, text: str) -> bool:
+        """Take an event that holds nothing but one piece of text, where nothing is held back; whether it is shown."""
+        channel = self._channels.get(key)
+        if channel is None or self._queue or channel.barrier is not None or _CHECKS in self._barriers:
+            return False
+        if not channel.passes(text):
+            return False
+        self._passed.append(raw)
+        return True
 
     def _take_all(self, item: dict[str, Any], entry: _Entry) -> None:
         told = False

@@ -13,33 +13,35 @@ from .spans import Rule, Shape, Shapes, Tail, either_case
 
 _WORD = "[A-Za-z0-9_-]"
 
-# What nothing but a key begins with. Each is decided once its shape is complete, and goes on as its characters do.
-_KEYS = (
+# Beginnings that no word ends in: looked for anywhere. Each is decided once its shape is complete, and goes on as its
+# characters do.
+_ANYWHERE = (
     *("ABIA[0-9A-Z]{16}", "ACCA[0-9A-Z]{16}", "AKIA[0-9A-Z]{16}", "ASIA[0-9A-Z]{16}"),
+    f"AIza{_WORD}{{35}}",
+    "AKCp[A-Za-z0-9]{16}",
+    f"GOCSPX-{_WORD}{{20}}",
+    f"GR1348941{_WORD}{{20}}",
+    f"SG\\.{_WORD}{{16,32}}\\.{_WORD}{{16}}",
+    "_authToken=[^\\s]{8}",
+    "AccountKey=[A-Za-z0-9+/=]{40}",
+    "SharedAccessSignature=[^\\s]{16}",
+    "AGE-SECRET-KEY-1[0-9A-Z]{32}",
+)
+# Beginnings as of words: only where no letter or digit is before. Else the end of many a word would have to wait for
+# what follows.
+_WORDLIKE = (
     "gh[pousr]_[A-Za-z0-9_]{36}",
     "github_pat_[A-Za-z0-9_]{22}",
     *(f"gl{kind}-{_WORD}{{20}}" for kind in ("pat", "dt", "ft", "soat", "rt", "ptt", "imt", "cbt", "agent", "oas")),
-    f"GR1348941{_WORD}{{20}}",
     "xox[abceoprs]-[A-Za-z0-9]{1,64}-[A-Za-z0-9]",
     "xapp-[0-9]-[A-Za-z0-9]{8}",
     "hooks\\.slack\\.com/services/T[A-Za-z0-9_]{1,32}/B[A-Za-z0-9_]{1,32}/[A-Za-z0-9_]",
-    f"/api/webhooks/[0-9]{{5,24}}/{_WORD}{{8}}",
-    f"AIza{_WORD}{{35}}",
+    f"api/webhooks/[0-9]{{5,24}}/{_WORD}{{8}}",
     f"ya29\\.{_WORD}{{20}}",
-    f"GOCSPX-{_WORD}{{20}}",
-    f"SG\\.{_WORD}{{16,32}}\\.{_WORD}{{16}}",
     f"pypi-AgE{_WORD}{{16}}",
     "npm_[A-Za-z0-9]{36}",
-    ":_authToken=[^\\s]{8}",
     f"sq0[a-z]{{3}}-{_WORD}{{22}}",
-    "AccountKey=[A-Za-z0-9+/=]{40}",
-    "SharedAccessSignature=[^\\s]{16}",
     f"hvs\\.{_WORD}{{20}}",
-    "AGE-SECRET-KEY-1[0-9A-Z]{32}",
-    "AKCp[A-Za-z0-9]{16}",
-)
-# What also stands inside of words: only where no letter or digit is before it.
-_WORDLIKE = (
     "[rsp]k_live_[0-9a-zA-Z]{16}",
     "[rsp]k_test_[0-9a-zA-Z]{16}",
     "whsec_[A-Za-z0-9+/=]{24}",
@@ -95,20 +97,16 @@ def _is_random(value: str) -> bool:
     return digits >= 2 and sum(map(str.isalpha, value)) >= 2
 
 
-def _is_no_word(key: str) -> bool:
-    return any(letter.isdecimal() or letter.isupper() for letter in key)
-
-
 @cache
 def secret_rules() -> tuple[Rule, ...]:
     """The rules of this name; made when they are first needed."""
-    keys = [Shape(pattern, _ON) for pattern in _KEYS]
+    keys = [Shape(pattern, _ON) for pattern in _ANYWHERE]
     keys += [Shape(_HEADER + body, _ON_PRIVATE) for body in _BODIES]
     words = [Shape(pattern, _ON) for pattern in _WORDLIKE]
-    words.append(Shape(_PLAIN_KEY, _ON, confirms=_is_no_word))
+    words.append(Shape(_PLAIN_KEY, _ON, condition="(?=[a-z-]{0,19}[A-Z0-9_])"))
     words += [Shape(pattern) for pattern in _EXACT]
     words += [
-        Shape(f"{_either_case(name)}{_ASSIGNED}[A-Za-z0-9_+/=.-]{{{_VALUE}}}", _ON, _VALUE, _is_random)
+        Shape(f"{_either_case(name)}{_ASSIGNED}[A-Za-z0-9_+/=.-]{{{_VALUE}}}", _ON, _VALUE, confirms=_is_random)
         for name in _NAMES
     ]
     return (

@@ -97,6 +97,8 @@ class _Step(NamedTuple):
     most: int
     keeps: str = ""
     """``+`` where it gives none back."""
+    condition: str = ""
+    """What must hold of it where it is complete."""
 
     def __str__(self) -> str:
         if self.least == self.most == 1:
@@ -113,8 +115,10 @@ class Shape(NamedTuple):
     """None: what follows decides whether it is one."""
     last: int = 0
     """How many of its last characters are taken out; 0 stands for all."""
+    condition: str = ""
+    """A look ahead at its last step, which must not see further than that is long."""
     confirms: Callable[[str], bool] | None = None
-    """Says of what would be taken out whether it is what is looked for."""
+    """Says of what would be taken out whether it is what is looked for, where no expression can."""
 
     def steps(self) -> tuple[_Step, ...]:
         """Step by step.
@@ -130,7 +134,7 @@ class Shape(NamedTuple):
             position = atom.end()
             least, most = (0, 1) if atom[5] else (int(atom[2] or 1), int(atom[3] or atom[2] or 1))
             found.append(_Step(atom[1], least, most, atom[4] or ""))
-        return tuple(found)
+        return *found[:-1], found[-1]._replace(condition=self.condition)
 
 
 _Rest = tuple[tuple[_Step, ...], Shape]
@@ -161,7 +165,7 @@ class Shapes:
         self._shortest = min(sum(step.least for step in steps) for steps, _ in rests)
 
     def _finding(self, rests: Sequence[_Rest]) -> str:
-        ways = [f"{step}{self._finding(others)}" for step, others in _branches(rests)]
+        ways = [f"{step.condition}{step}{self._finding(others)}" for step, others in _branches(rests)]
         for steps, shape in rests:
             if not steps:
                 self._shapes.append(shape)
