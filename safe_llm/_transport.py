@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ T = TypeVar("T")
 _LARGEST_BODY = 64 * 1024 * 1024
 """Bytes of one plain answer that are kept to find its usage in. A larger one is charged as unknown."""
 
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
 """Classes of httpx and httpx2 that are raised before any of the request has left."""
 
@@ -54,6 +56,7 @@ class Sending:
         self._keeps_body = False
         self._held = b""
         """Events that may be handed on once all checks have been run."""
+        self._unpack: Callable[[bytes], bytes] | None = None
         self._may_be_events = False
         """The answer is called JSON, but was asked for as events, and is read as such if it is."""
         self.first_token: float | None = None
@@ -110,6 +113,7 @@ class Sending:
             is_json = _begins_as_json(response.content)  # the SDK reads it as events, whatever it is called
         if kind.startswith("text/event-stream") or (self.admission.call.stream and not is_json):
             if not response.is_closed:
+                self._decode(response)
                 return True
             if as_stream and "content-encoding" not in response.headers:
                 return _reopen(response)
@@ -125,10 +129,24 @@ class Sending:
             self.feed(response.content)
             self.end()
             return False
+        self._decode(response)
         return True
+
+    def _decode(self, response: Any) -> None:
+        """An open response that came compressed, as it was asked not to, is unpacked here, where it is checked."""
+        encoding = str(response.headers.get("content-encoding", "identity")).lower()
+        if self.output is None or self.output.watches or encoding == "identity":
+            return
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            self._unpack = zlib.decompressobj(_GZIP_OR_ZLIB).decompress
+            del response.headers["content-encoding"]
+        else:
+            self.output.cannot_read("it is compressed")
 
     def feed(self, data: bytes) -> bytes:
         """Bytes have come; those to hand on."""
+        if self._unpack is not None:
+            data = self._unpack(data)
         if self._may_be_events and data.strip():
             self._may_be_events = False
             if not _begins_as_json(data):

@@ -101,6 +101,7 @@ class Guard:
         """A free route that may tell what a background response used."""
         admission = self.begin(call)
         admission.corrects = response_id
+        inspecting.prepare(self, admission)  # what was asked for in the background is told only here
         outcome = yield from send(admission, call.body)
         if not outcome.open:
             yield from complete(self.finish(admission, outcome))

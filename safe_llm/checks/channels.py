@@ -176,13 +176,14 @@ class Channel:
         if self._overlap is not None:
             leaks, safe = self._overlap.feed(text, begin)
             if leaks:
+                leaks[0][0] = max(leaks[0][0], self.safe)
                 self._leaks += leaks
                 found += [(leak[0], "prompt_leak") for leak in leaks]
         if self._looking:
             safe = min(safe, self._scan(text, found, final=False))
         if found:
             self._tell(found, safe)
-        self.safe = safe
+        self.safe = max(self.safe, safe)  # of a run that is noticed now, the beginning may have been shown
         return begin
 
     def close(self) -> None:

@@ -102,8 +102,8 @@ class Overlap:
         """How many letters were there when the run that is followed began; -1 without one."""
         self._place = 0
         """Where in the prompt it goes on."""
-        self._from = 0
-        """Where in the text it began."""
+        self._from = -1
+        """Where in the text it began; -1 until that is asked for."""
         self.span: list[int] | None = None
         """The run that is followed, once it is a leak; it grows."""
 
@@ -138,14 +138,14 @@ class Overlap:
         leaks: list[list[int]] = []
         for offset in range(0, len(text), _PIECE):
             self._piece(text[offset : offset + _PIECE], start + offset, leaks)
-        following = self._met >= 0 and self.span is None
-        return leaks, self._from if following else start + len(text)
+        if self._met < 0:
+            return leaks, start + len(text)
+        # Behind a leak, what is no letter waits for the next one, which tells whether it belongs to it.
+        return leaks, self._begin() if self.span is None else self.span[1]
 
     def _piece(self, text: str, start: int, leaks: list[list[int]]) -> None:
         new = folded(text)
         if not new:
-            if self.span is not None:
-                self.span[1] = start + len(text)
             return
         prompts, before = self._wording, self._letters
         self._texts.append((self._total, start, text))
@@ -165,7 +165,7 @@ class Overlap:
                 continue
             back = _backwards(prompts.letters, found, letters, place)
             self._met, self._place = origin + place - back, found + _BLOCK
-            self._from = self._where(self._met)
+            self._from = -1
             place = self._follow(letters, place + _BLOCK, origin, leaks) - _BLOCK + 1
         self._letters = letters[-LONG - _BLOCK :]
         if len(self._texts) > _MOST_PIECES:
@@ -183,13 +183,19 @@ class Overlap:
                 # Who was told so much already is told nothing of the prompt by it; what goes on from here may tell.
                 self._met, self._from = origin + position, self._where(origin + position - 1) + 1
             else:
-                self.span = [self._from, 0]
+                self.span = [self._begin(), 0]
                 leaks.append(self.span)
         if self.span is not None:
             self.span[1] = self._where(origin + position - 1) + 1
         if position < len(letters):
             self._met, self.span = -1, None
         return position
+
+    def _begin(self) -> int:
+        """Where in the text the run began."""
+        if self._from < 0:
+            self._from = self._where(self._met)
+        return self._from
 
     def _where(self, letter: int) -> int:
         """Where in the text a letter stands."""

@@ -144,7 +144,9 @@ class Output:
                     self._noted_leak = prompts
         for check in checks:
             self._add_own(check)
-        self._offer = Offer(self._admission.call.body) if rules.tool_calls != "off" else None
+        # What was offered to a response that is only retrieved is not known.
+        judges = rules.tool_calls != "off" and self._admission.corrects is None
+        self._offer = Offer(self._admission.call.body) if judges else None
         self._holds_calls = self._offer is not None and self._enforces("tool_calls")
         if self._waiting and not self.watches:
             self._barriers.add(_CHECKS)
@@ -175,6 +177,8 @@ class Output:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next events; those that can be shown. Where `rejection` is set from here on, nothing more can."""
+        if self.rejection is not None:
+            return b""
         try:
             if data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
                 self._event(data)  # a single event, as nearly always

@@ -33,10 +33,11 @@ _WORDLIKE = (
     "gh[pousr]_[A-Za-z0-9_]{36}",
     "github_pat_[A-Za-z0-9_]{22}",
     *(f"gl{kind}-{_WORD}{{20}}" for kind in ("pat", "dt", "ft", "soat", "rt", "ptt", "imt", "cbt", "agent", "oas")),
-    "xox[abceoprs]-[A-Za-z0-9]{1,64}-[A-Za-z0-9]",
+    "[xX][oO][xX][a-zA-Z]-[A-Za-z0-9]{1,64}-[A-Za-z0-9]",
     "xapp-[0-9]-[A-Za-z0-9]{8}",
-    "hooks\\.slack\\.com/services/T[A-Za-z0-9_]{1,32}/B[A-Za-z0-9_]{1,32}/[A-Za-z0-9_]",
+    "hooks\\.slack\\.com/services/[tT][A-Za-z0-9_]{1,32}/[bB][A-Za-z0-9_]{1,32}/[A-Za-z0-9_]",
     f"api/webhooks/[0-9]{{5,24}}/{_WORD}{{8}}",
+    "softlayer\\.com/soap/v3[.1]{0,2}/[a-z0-9]{32}",
     f"ya29\\.{_WORD}{{20}}",
     f"pypi-AgE{_WORD}{{16}}",
     "npm_[A-Za-z0-9]{36}",
@@ -93,8 +94,9 @@ _ON_PRIVATE = Tail(
 
 def _is_random(value: str) -> bool:
     """Whether a value looks like a key and not like a word."""
-    digits = sum(map(str.isdecimal, value))
-    return digits >= 2 and sum(map(str.isalpha, value)) >= 2
+    digits, letters = sum(map(str.isdecimal, value)), sum(map(str.isalpha, value))
+    is_mixed = value != value.lower() and value != value.upper()
+    return letters >= 2 and (digits >= 2 or (digits == 1 and is_mixed))
 
 
 @cache

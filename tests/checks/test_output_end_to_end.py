@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
+from answers import chat_events
 
 from safe_llm import AsyncSafeOpenAI, OutputRejectedError
 from safe_llm.checks.patterns import Pattern
@@ -376,3 +378,35 @@ async def test_links_are_noted_by_default_and_allowed_hosts_are_not(
         await way(make(kind, {"allowed_hosts": ["*.fine.example"]}), texts)
         assert texts == [text]
         assert [(finding.rule, finding.action) for finding in sink.last.findings] == [("links", "flag")]
+
+
+async def test_an_answer_that_comes_compressed_though_it_was_not_asked_to_be_is_checked(
+    kind: Any, make: Made, server: FakeOpenAI, sink: RecordingSink
+) -> None:
+    events = b"".join(chat_events([[*WITH_KEY]]))
+    headers = {"Content-Type": "text/event-stream", "Content-Encoding": "gzip"}
+    server.script(Reply(body=gzip.compress(events), headers=headers))
+    texts: list[str] = []
+    await streamed_chat(make(kind), texts)
+    assert texts == [WITHOUT_KEY]
+
+    server.script(Reply(body=b"what brotli makes of it", headers={**headers, "Content-Encoding": "br"}))
+    with pytest.raises(OutputRejectedError):
+        await streamed_chat(make(kind), [])
+    assert sink.last.outcome == "blocked"
+
+
+async def test_a_background_response_is_checked_when_it_is_retrieved(
+    kind: Any, make: Made, server: FakeOpenAI, sink: RecordingSink
+) -> None:
+    client = make(kind)
+    server.script(Reply(WITH_KEY), Reply(tool_calls=[{"name": "weather", "arguments": "{}"}]))
+    begun = await done(client.responses.create(model="gpt-4o-mini", input="Hello", background=True))
+    assert (await done(client.responses.retrieve(begun.id))).output_text == WITHOUT_KEY
+    again = make(kind, {"secrets": "deny"})
+    with pytest.raises(OutputRejectedError):
+        await done(again.responses.retrieve(begun.id))
+
+    begun = await done(client.responses.create(model="gpt-4o-mini", input="Hello", background=True))
+    strict = make(kind, {"tool_calls": "deny"})  # what was offered is not known there
+    assert (await done(strict.responses.retrieve(begun.id))).output[0].name == "weather"
