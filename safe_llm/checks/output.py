@@ -9,69 +9,29 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputRejectedError
 from ..metering import payload_of
 from ..types import Admission, Check, Content, Finding, Part
 from . import events
-from .channels import Channel
 from .events import AS_TEXT, Key, Piece
-from .leaks import Overlap, Wording, canary_rules, folded, wording
-from .links import Links
-from .patterns import Pattern, Windowed
-from .secrets import secret_rules
-from .spans import PLACEHOLDER, Rule
-from .tool_calls import Offer, begun_in, calls_from, calls_in, said_in
+from .spans import PLACEHOLDER
+from .tool_calls import begun_in, calls_from, calls_in, said_in
+from .verdicts import PIECES, Entry, Verdicts, Whole, rejected
 
 if TYPE_CHECKING:
     from ..identity import Identity
     from ..policy import CheckRules
 
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_SEVERITY = {"secrets": "high", "prompt_leak": "high", "links": "medium", "tool_calls": "medium"}
-_MOST_FINDINGS = 32
-"""Of one rule on one record."""
 _CHECKS: Key = ("checks",)
 """What holds an answer back until the application's own checks have seen all of it."""
 _NEVER: Key = ("rejected",)
-_PIECES, _PLAIN = "pieces", "plain"
-"""Views of an answer; others have the names of their events."""
+_PLAIN = "plain"
 
 
-class _Entry:
-    """One event that waits."""
-
-    __slots__ = ("barriers", "changed", "item", "raw", "slots")
-
-    def __init__(self, raw: bytes, item: Any) -> None:
-        self.raw = raw
-        self.item = item
-        self.slots: list[tuple[Channel, int, Piece]] = []
-        """The pieces of texts that it holds, and where in them each begins."""
-        self.changed = False
-        self.barriers: frozenset[Key] = frozenset()
-        """What must be over before it is shown."""
-
-    @property
-    def waits(self) -> bool:
-        """Whether what follows may make something of it that is forbidden."""
-        for channel, begin, piece in self.slots:  # noqa: SIM110  # any() takes three times as long, for every event
-            if begin + len(piece.text) > channel.safe:
-                return True
-        return False
-
-
-class _Whole(NamedTuple):
-    """A text that came whole."""
-
-    view: str
-    piece: Piece
-    entry: _Entry
-
-
-class Output:
+class Output(Verdicts):
     """Looks at one answer, plain or streamed, of whatever surface."""
 
     def __init__(
@@ -84,94 +44,21 @@ class Output:
         watches: bool = False,
     ) -> None:
         """`watches`: find everything, and change nothing."""
-        self._admission = admission
-        self._rules = rules
+        super().__init__(admission, rules, checks, watches=watches)
         self._identity = identity
-        self.watches = watches
-        self._counts: dict[str, Counter[str]] = {}
-        """How often each rule found something, by the view of the answer: a stream of Responses tells all more than
-        once, in pieces, and then whole."""
-        self._view = ""
-        self._others: list[Finding] = []
-        """What the application's own checks found."""
-        self._queue: deque[_Entry] = deque()
+        self._queue: deque[Entry] = deque()
         self._passed: list[bytes] = []
         """Events that need not wait, before those in the queue."""
-        self._channels: dict[Key, Channel] = {}
-        self._wholes: list[_Whole] = []
-        self._barriers: set[Key] = set()
+        self._barriers: set[Key] = {_CHECKS} if self._waiting and not watches else set()
         self._known: dict[str, tuple[str, Counter[str]]] = {}
         """Texts that came whole before, with what became of them."""
         self._begun: dict[Key, None] = {}
         """Where calls began that come in pieces."""
         self._judged: set[Key] = set()
         """Choices whose calls were judged."""
-        self._plain: _Entry | None = None
-        self._folded: bytes | None = None
-        self._concluded = False
+        self._plain: Entry | None = None
         self.rejection: OutputRejectedError | None = None
         """Why nothing more of the answer may be shown."""
-        self._choose(checks)
-
-    # Which rules ------------------------------------------------------------------------------------------------------
-
-    def _choose(self, checks: Sequence[Check]) -> None:
-        rules = self._rules
-        self._actions: dict[str, str] = {
-            "secrets": rules.secrets,
-            "prompt_leak": rules.prompt_leak,
-            "links": rules.links,
-            "tool_calls": rules.tool_calls,
-        }
-        self._enforced: list[Rule] = []
-        self._noted: list[Rule] = []
-        self._leak: Wording | None = None
-        self._noted_leak: Wording | None = None
-        self._waiting: list[Check] = []
-        if rules.secrets != "off":
-            self._add("secrets", *secret_rules())
-        if rules.links != "off":
-            self._add("links", Links(rules.allowed_hosts))
-        if rules.prompt_leak != "off":
-            self._add("prompt_leak", *canary_rules())
-            call = self._admission.call
-            trusted = tuple(part.text for part in call.endpoint.parts(call) if part.trusted)
-            prompts = wording(trusted) if trusted else None
-            if prompts is not None and prompts.blocks:
-                if self._enforces("prompt_leak"):
-                    self._leak = prompts
-                else:
-                    self._noted_leak = prompts
-        for check in checks:
-            self._add_own(check)
-        # What was offered to a response that is only retrieved is not known.
-        judges = rules.tool_calls != "off" and self._admission.corrects is None
-        self._offer = Offer(self._admission.call.body) if judges else None
-        self._holds_calls = self._offer is not None and self._enforces("tool_calls")
-        if self._waiting and not self.watches:
-            self._barriers.add(_CHECKS)
-        self._keeps = bool(self._noted or self._noted_leak or self._waiting)
-
-    def _add(self, name: str, *rules: Rule) -> None:
-        (self._enforced if self._enforces(name) else self._noted).extend(rules)
-
-    def _add_own(self, check: Check) -> None:
-        window = getattr(check, "window", None)
-        if isinstance(check, Pattern):
-            self._actions[check.name] = check.action
-            self._add(check.name, check)
-        elif isinstance(window, int) and not self.watches:
-            self._enforced.append(Windowed(check, window, self._takes_out))
-        else:
-            self._waiting.append(check)
-
-    @property
-    def looks(self) -> bool:
-        """Whether there is anything to look for."""
-        return bool(self._enforced or self._keeps or self._leak or self._offer)
-
-    def _enforces(self, name: str) -> bool:
-        return not self.watches and self._actions[name] in ("deny", "redact")
 
     # Streams ----------------------------------------------------------------------------------------------------------
 
@@ -213,7 +100,7 @@ class Output:
         if self.watches or self._rules.on_error == "allow":
             self._others.append(Finding("output_unread", "medium", "output"))
         else:
-            self._reject(_rejection("output_unread", f"cannot read it: {why}, and [checks] on_error is deny"))
+            self._reject(rejected("output_unread", f"cannot read it: {why}, and [checks] on_error is deny"))
 
     def _finish(self) -> None:
         if self._barriers - {_CHECKS} and any(barrier[0] == "item" for barrier in self._barriers):
@@ -232,7 +119,7 @@ class Output:
         only = events.only_piece(item) if type(item) is dict else None
         if only is not None and self._passes(raw, *only):
             return
-        entry = _Entry(raw, item)
+        entry = Entry(raw, item)
         self._queue.append(entry)
         if type(item) is dict:
             self._take_all(item, entry)
@@ -254,9 +141,9 @@ class Output:
         self._passed.append(raw)
         return True
 
-    def _take_all(self, item: dict[str, Any], entry: _Entry) -> None:
+    def _take_all(self, item: dict[str, Any], entry: Entry) -> None:
         told = False
-        self._view = _PIECES
+        self._view = PIECES
         for piece in events.pieces(item):
             if piece.key is None:
                 if not told:
@@ -270,7 +157,7 @@ class Output:
         for key in events.closed(item):
             self._close(key, lifts="item_id" not in item)  # of its item, another event will tell that it is over
 
-    def _take_piece(self, piece: Piece, entry: _Entry) -> None:
+    def _take_piece(self, piece: Piece, entry: Entry) -> None:
         key = piece.key
         assert key is not None
         channel = self._channels.get(key)
@@ -284,7 +171,7 @@ class Output:
             self._barriers.add(channel.barrier)
         channel.add(piece.text)
 
-    def _take_whole(self, piece: Piece, entry: _Entry) -> None:
+    def _take_whole(self, piece: Piece, entry: Entry) -> None:
         """Look at a text that stands in the answer as a whole."""
         known = self._known.get(piece.text)
         counts = self._counts.setdefault(self._view, Counter())
@@ -302,9 +189,9 @@ class Output:
             piece.holder[piece.name] = shown
             entry.changed = True
         if self._keeps:
-            self._wholes.append(_Whole(self._view, piece, entry))
+            self._wholes.append(Whole(self._view, piece, entry))
 
-    def _take_calls(self, item: Any, entry: _Entry) -> None:
+    def _take_calls(self, item: Any, entry: Entry) -> None:
         """Judge what an event, or a plain answer, tells as a whole of calls and of structured output."""
         assert self._offer is not None
         begun = list(begun_in(item)) if isinstance(item, dict) else []
@@ -336,7 +223,7 @@ class Output:
         depth = len(prefix)
         for key, channel in self._channels.items():
             if key[:depth] == prefix:
-                self._view = _PIECES
+                self._view = PIECES
                 channel.close()
         if judges and self._offer is not None:
             self._judge_pieces(prefix)
@@ -367,7 +254,7 @@ class Output:
             out.append(self._rendered(queue.popleft()))
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _rendered(self, entry: _Entry) -> bytes:
+    def _rendered(self, entry: Entry) -> bytes:
         for channel, begin, piece in entry.slots:
             if channel.has_spans:
                 shown = channel.cut(piece.text, begin)
@@ -388,7 +275,7 @@ class Output:
         self._view = _PLAIN
         try:
             item = events.read(body)
-            entry = self._plain = _Entry(body, item)
+            entry = self._plain = Entry(body, item)
             self._queue.append(entry)
             if not isinstance(item, dict | list):
                 text = body.decode("utf-8", "surrogateescape")
@@ -439,7 +326,7 @@ class Output:
             self._others.append(Finding(f"{check.name}_failed", "low", "output"))
             return
         why = f"failed with {type(error).__name__}, and [checks] on_error is deny"
-        self._reject(_rejection(check.name, why, error))
+        self._reject(rejected(check.name, why, error))
 
     def release(self) -> bytes:
         """All checks have been run; what is still held back of the answer."""
@@ -452,7 +339,7 @@ class Output:
             if finding not in (*self._others, *self._admission.findings):  # in another window, or in the input
                 self._others.append(finding)
             if finding.action == "deny" and not self.watches:
-                raise _rejection(finding.rule, f"of the check {check.name!r} found what it denies")
+                raise rejected(finding.rule, f"of the check {check.name!r} found what it denies")
         return not self.watches and any(finding.action == "redact" for finding in findings)
 
     def _takes_out(self, check: Check, text: str) -> bool:
@@ -465,71 +352,3 @@ class Output:
                 raise self.rejection from error
             return False
         return self._obeys(check, findings)
-
-    # What was found ---------------------------------------------------------------------------------------------------
-
-    def _channel(self, *, keeps: bool) -> Channel:
-        overlap = None if self._leak is None else Overlap(self._leak, self._said)
-        return Channel(self._enforced, overlap, self._found, keeps=keeps)
-
-    def _said(self) -> bytes:
-        """The folded words of everybody but the application."""
-        if self._folded is None:
-            call = self._admission.call
-            self._folded = b"\0".join(folded(part.text) for part in call.endpoint.parts(call) if not part.trusted)
-        return self._folded
-
-    def _found(self, name: str) -> None:
-        """A rule found something.
-
-        Raises:
-            OutputRejectedError: the answer ends here.
-        """
-        if not name:
-            return  # a check of the application's own, which was obeyed already
-        self._counts.setdefault(self._view, Counter())[name] += 1
-        action = self._actions[name]
-        if not self.watches and (action == "deny" or (name == "tool_calls" and action == "redact")):
-            raise _rejection(name, "found what it denies")
-
-    def findings(self) -> tuple[Finding, ...]:
-        """All that was found, once the call is over. What is only noted is looked for now."""
-        if not self._concluded:
-            self._concluded = True
-            self._note()
-        found: list[Finding] = []
-        for name, action in self._actions.items():
-            count = max((counts[name] for counts in self._counts.values()), default=0)
-            severity = _SEVERITY.get(name, "high")
-            found += [Finding(name, severity, "output", action=action)] * min(count, _MOST_FINDINGS)  # type: ignore[arg-type]
-        return (*found, *self._others)
-
-    def _note(self) -> None:
-        if not self._noted and self._noted_leak is None:
-            return
-        texts = [(_PIECES, channel.whole) for channel in self._channels.values()]
-        texts += [(view, piece.text) for view, piece, _ in self._wholes]
-        known: dict[str, Counter[str]] = {}
-        for view, text in texts:
-            counts = self._counts.setdefault(view, Counter())
-            if text not in known:
-                own = known[text] = Counter[str]()
-                overlap = None if self._noted_leak is None else Overlap(self._noted_leak, self._said)
-                channel = Channel(self._noted, overlap, partial(_count, own), keeps=False)
-                channel.add(text)
-                channel.close()
-            counts.update(known[text])
-
-
-def _count(counts: Counter[str], name: str) -> None:
-    counts[name] += 1
-
-
-def _rejection(rule: str, why: str, cause: Exception | None = None) -> OutputRejectedError:
-    error = OutputRejectedError(
-        f"The answer is rejected: the output check {rule!r} {why}. It was paid for and recorded; ask again, or change "
-        "what [checks] says.",
-        rule=rule,
-    )
-    error.__cause__ = cause
-    return error

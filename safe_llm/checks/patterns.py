@@ -9,6 +9,8 @@ from typing import Any, Literal
 from ..types import Check, Content, Finding
 from .spans import Span
 
+_TAKEN = ("", "secrets", "prompt_leak", "links", "tool_calls")
+
 
 class Pattern:
     """Forbids what a regular expression matches, in answers: ``Pattern("ticket", r"TCK-[0-9]{6}", max_length=10)``.
@@ -37,6 +39,8 @@ class Pattern:
             raise ValueError(f"max_length must be at least 1, not {max_length}")
         if self.regex.match(""):
             raise ValueError(f"the pattern {name!r} matches the empty text: it would match everywhere")
+        if name in _TAKEN:
+            raise ValueError(f"{name!r} is the name of a built-in check: call the pattern something else")
         if action not in ("flag", "deny", "redact"):
             raise ValueError(f'action must be "flag", "deny" or "redact", not {action!r}')
         self.max_length, self.action, self.severity = max_length, action, severity
