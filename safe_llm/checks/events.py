@@ -28,6 +28,7 @@ _NO_TEXT = frozenset(
     (
         *("id", "object", "type", "role", "status", "model", "finish_reason", "created", "index", "phase", "detail"),
         *("call_id", "item_id", "response_id", "file_id", "container_id", "previous_response_id", "conversation"),
+        *("content_filter_results", "content_filter_offsets", "prompt_filter_results"),
         *("system_fingerprint", "service_tier", "prompt_cache_key", "safety_identifier", "user", "obfuscation"),
         *("usage", "logprobs", "bytes", "encrypted_content", "b64_json", "partial_image_b64", "data", "fingerprint"),
         # What a response repeats of its request.
@@ -82,7 +83,7 @@ def texts(value: Any, key: Key | None = None) -> Iterator[Piece]:
                 yield from texts(inner, key and (*key, place))
 
 
-_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs"})
+_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs", "content_filter_results"})
 _DELTA = frozenset(
     (
         *("type", "delta", "sequence_number", "item_id", "output_index", "content_index", "summary_index"),
@@ -101,9 +102,11 @@ def only_piece(item: dict[str, Any]) -> tuple[Key, str] | None:
         if type(choice) is not dict or not choice.keys() <= _CHOICE or choice.get("finish_reason"):
             return None
         delta = choice.get("delta")
-        if type(delta) is not dict or len(delta) != 1:
+        if type(delta) is not dict:
             return None
         text = delta.get("content")
+        if len(delta) > 1 and any(value and name not in ("content", "role") for name, value in delta.items()):
+            return None
         if type(text) is not str or not text:
             return None
         return ("choice", choice.get("index", 0), "delta", "content"), text
@@ -111,6 +114,13 @@ def only_piece(item: dict[str, Any]) -> tuple[Key, str] | None:
     if type(text) is str and type(kind) is str and text and item.keys() <= _DELTA:
         return ("item", *item_of(item), kind), text
     return None
+
+
+def where(item: dict[str, Any], key: Key, text: str) -> Piece:
+    """Such a piece, with the place where it stands."""
+    if key[0] == "item":
+        return Piece(key, item, "delta", text)
+    return Piece(key, item["choices"][0]["delta"], "content", text)
 
 
 def pieces(item: Mapping[str, Any]) -> Iterator[Piece]:

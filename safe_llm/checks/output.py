@@ -121,7 +121,11 @@ class Output(Verdicts):
             return
         entry = Entry(raw, item)
         self._queue.append(entry)
-        if type(item) is dict:
+        if only is not None:
+            assert item is not None
+            self._view = PIECES
+            self._take_piece(events.where(item, *only), entry)
+        elif type(item) is dict:
             self._take_all(item, entry)
         elif payload is not None:
             if payload.startswith(b"[DONE]"):
@@ -322,7 +326,7 @@ class Output(Verdicts):
 
     def failed(self, check: Check, error: Exception) -> None:
         """One of them failed."""
-        if self._rules.on_error == "allow" or self.watches:
+        if self._rules.on_error == "allow" or self.watches or getattr(check, "action", "deny") == "flag":
             self._others.append(Finding(f"{check.name}_failed", "low", "output"))
             return
         why = f"failed with {type(error).__name__}, and [checks] on_error is deny"

@@ -11,7 +11,7 @@ import pytest
 from answers import chat_events
 
 from safe_llm import AsyncSafeOpenAI, OutputRejectedError
-from safe_llm.checks.patterns import Pattern
+from safe_llm.checks import Pattern
 from safe_llm.checks.provenance import canary
 from safe_llm.testing import FakeOpenAI, RecordingSink, Reply
 from safe_llm.types import Content, Finding

@@ -8,10 +8,10 @@ import pytest
 from answers import output
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
+from safe_llm.checks import Pattern
 from safe_llm.checks.channels import Channel
 from safe_llm.checks.leaks import canary_rules
 from safe_llm.checks.links import Links
-from safe_llm.checks.patterns import Pattern
 from safe_llm.checks.secrets import secret_rules
 from safe_llm.checks.spans import PLACEHOLDER, Rule
 
