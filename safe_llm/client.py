@@ -293,7 +293,7 @@ class SafeOpenAI(_Sync, OpenAI):
             else this process's memory.
         plan_for: user_id to the name of a plan, as a callable or a mapping; else everybody has ``default_plan``.
         sinks: where records and alerts go: `Sink` objects or callables of one event; by default a `LoggingSink`.
-        checks: `Check` objects that look at the input.
+        checks: `Check` objects that look at the input and at the answers, and `Pattern`s of what answers must not hold.
         hash_key: key of the prompt's hash; else ``SAFE_LLM_HASH_KEY``; else random for this process.
         clock: an object with ``time()`` and ``monotonic()``; by default the system's.
 
