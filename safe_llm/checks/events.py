@@ -39,17 +39,13 @@ _NO_TEXT = frozenset(
 
 
 def read(data: bytes) -> Any:
-    """JSON as the SDK reads it; None where it is none.
-
-    Raises:
-        RecursionError: it is nested too deeply.
-    """
+    """JSON as the SDK reads it; None where it is none, or nested too deeply for anybody."""
     try:
         return from_json(data)
     except ValueError:
         try:
             return json.loads(data)  # it takes a few things more, which the caller would see
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
 
@@ -133,9 +129,9 @@ def pieces(item: Mapping[str, Any]) -> Iterator[Piece]:
         return
     delta, kind = item.get("delta"), item.get("type")
     if isinstance(delta, str) and isinstance(kind, str):
-        if delta:
-            yield Piece(("item", *item_of(item), kind), item, "delta", delta)
-        yield from texts({name: value for name, value in item.items() if name != "delta"})
+        key = ("item", *item_of(item), kind)
+        for piece in texts(item):
+            yield piece._replace(key=key) if piece.holder is item and piece.name == "delta" else piece
     else:
         yield from texts(item)
 

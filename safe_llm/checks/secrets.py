@@ -57,8 +57,8 @@ _WORDLIKE = (
     "shp[acps][atsp]_[a-fA-F0-9]{32}",
     "lin_api_[A-Za-z0-9]{20}",
     "ntn_[A-Za-z0-9]{40}",
-    f"eyJ[A-Za-z0-9_=-]{{8,256}}+\\.{_WORD}{{4}}",
 )
+_TOKEN = f"eyJ[A-Za-z0-9_=-]{{8,256}}+\\.{_WORD}{{4}}"
 _PLAIN_KEY = f"sk-{_WORD}{{20}}"
 # Of a fixed length, with no letter or digit before or behind.
 _EXACT = (
@@ -86,7 +86,8 @@ _BODIES = (
     "[A-Za-z0-9+/]{16}",
 )
 
-_ON = Tail(re.compile("[A-Za-z0-9_+/=.-]*"))
+_ON = Tail(re.compile("[A-Za-z0-9_+/=-]*"))
+_ON_DOTS = Tail(re.compile("[A-Za-z0-9_+/=.-]*"))
 _ON_PRIVATE = Tail(
     re.compile(r"[A-Za-z0-9+/=\s\\:,-]*"), re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,6}-----")
 )
@@ -105,10 +106,11 @@ def secret_rules() -> tuple[Rule, ...]:
     keys = [Shape(pattern, _ON) for pattern in _ANYWHERE]
     keys += [Shape(_HEADER + body, _ON_PRIVATE) for body in _BODIES]
     words = [Shape(pattern, _ON) for pattern in _WORDLIKE]
+    words.append(Shape(_TOKEN, _ON_DOTS))
     words.append(Shape(_PLAIN_KEY, _ON, condition="(?=[a-z-]{0,19}[A-Z0-9_])"))
     words += [Shape(pattern) for pattern in _EXACT]
     words += [
-        Shape(f"{_either_case(name)}{_ASSIGNED}[A-Za-z0-9_+/=.-]{{{_VALUE}}}", _ON, _VALUE, confirms=_is_random)
+        Shape(f"{_either_case(name)}{_ASSIGNED}[A-Za-z0-9_+/=.-]{{{_VALUE}}}", _ON_DOTS, _VALUE, confirms=_is_random)
         for name in _NAMES
     ]
     return (
