@@ -28,6 +28,8 @@ _BEGUN = re.compile(
 )
 _AUTHORITY = re.compile(r"[^\s\\/?#<>\"'`]*")
 _HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.IGNORECASE)
+_MARKS = (":", "//", "\\", ".")
+"""One of them is in every link."""
 _PUNCTUATION = ").,;:!?]}*_~|"
 _REST = Tail(re.compile(r"[^\s<>\"'`)]*"))
 
@@ -44,6 +46,8 @@ class Links:
 
     def is_quiet(self, text: str, start: int) -> bool:
         """As a `Rule` does."""
+        if len(text) - start > 64:
+            return False  # it would be searched twice
         return _BEGIN.search(text, start) is None and _BEGUN.search(text, max(start, len(text) - 16)) is None
 
     def scan(self, text: str, start: int, final: bool) -> tuple[Sequence[Span], int]:
@@ -51,7 +55,8 @@ class Links:
         spans: list[Span] = []
         length = len(text)
         position = start
-        while begin := _BEGIN.search(text, position):
+        may_hold_one = any(mark in text for mark in _MARKS)
+        while may_hold_one and (begin := _BEGIN.search(text, position)):
             authority = _AUTHORITY.match(text, begin.end(), begin.end() + _FAR)
             assert authority is not None
             end = authority.end()
