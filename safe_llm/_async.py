@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import inquiry
+from . import checking, inquiry
 from ._inspecting import inspected_async
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
@@ -287,8 +287,20 @@ class AsyncGuard(Shell):
             else:
                 self._soon(flow, state, waits=False)
 
-        state.stream = metered(response, state, done, abandoned, is_async=True)
+        async def judge() -> None:
+            await drive_async(checking.check_output(state.admission), self._perform)
+
+        state.stream = metered(response, state, done, abandoned, judge, is_async=True)
         state.stream.end_in_time(loop)
+
+    async def inspect(self, state: Sending, response: Any) -> None:
+        """A response came with its body: check it.
+
+        Raises:
+            OutputRejectedError: it is not to be handed on.
+        """
+        await drive_async(checking.check_output(state.admission), self._perform)
+        state.rewrite(response)
 
 
 async def _off_loop(function: Callable[[], T]) -> T:

@@ -1,13 +1,13 @@
-"""The step of the path that asks the checks, the policy's own and the application's, and what follows from findings."""
+"""The steps that ask the checks, the policy's own and the application's: of the input, and of the answer."""
 
 from __future__ import annotations
 
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from .checks.patterns import looks_at
 from .effects import CHECK_SECONDS, Flow, compute, inspect
 from .errors import InjectionDetectedError, InputRejectedError
-from .identity import Identity
 from .types import Admission, Check, Content, Finding, Part
 
 if TYPE_CHECKING:
@@ -27,12 +27,42 @@ def check_input(guard: Guard, admission: Admission) -> Flow[None]:
         _obey(admission, (yield from _or_failed(admission, "input", "deny", _look(admission, parts))))
     if not guard.checks:
         return
-    caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
-    content = Content("input", parts, caller, call.endpoint.name, call.model)
+    content = Content("input", parts, claim.as_identity(), call.endpoint.name, call.model)
     for check in guard.checks:
+        if not looks_at(check, "input"):
+            continue
         asked = inspect(check, content, _seconds_for(guard, check, admission))
         action = getattr(check, "action", "deny")
         _obey(admission, (yield from _or_failed(admission, check.name, action, asked)), check.name)
+
+
+def prepare(guard: Guard, admission: Admission) -> None:
+    """Say what is to look at the answer to a call. It looks at the bytes, on their way to the caller."""
+    if not admission.call.endpoint.answers_in_words:
+        return
+    from .checks.output import Output  # here, because importing the package is not to compile the rules
+
+    # In shadow mode a call may go on whose rules could not be found.
+    rules = admission.rules.checks if hasattr(admission, "rules") else guard.policy.checks
+    own = [check for check in guard.checks if looks_at(check, "output")]
+    watches = guard.policy.mode == "shadow"
+    output = Output(admission, admission.identity.as_identity(), rules, own, watches=watches)
+    admission.output = output if output.looks else None
+
+
+def check_output(admission: Admission) -> Flow[None]:
+    """Run the application's own checks on an answer of which all has come. What they deny is not shown."""
+    output = admission.output
+    assert output is not None
+    for check in output.waiting:
+        try:
+            findings = yield from inspect(check, output.content, _seconds_for(admission.guard, check, admission))
+        except Exception as error:
+            output.failed(check, error)
+        else:
+            output.judged(check, findings)
+        if output.rejection is not None:
+            return
 
 
 def _look(admission: Admission, parts: tuple[Part, ...]) -> Flow[tuple[Finding, ...]]:

@@ -33,6 +33,7 @@ from .errors import (
     DeniedError,
     FeatureNotAllowedError,
     NotAuthenticatedError,
+    OutputRejectedError,
     RouteBlockedError,
     StoreUnavailableError,
 )
@@ -109,6 +110,7 @@ class Guard:
         """A free route that may tell what a background response used."""
         admission = self.begin(call)
         admission.corrects = response_id
+        checking.prepare(self, admission)  # what was asked for in the background is told only here
         outcome = yield from send(admission, call.body)
         if not outcome.open:
             yield from complete(self.finish(admission, outcome))
@@ -167,6 +169,7 @@ class Guard:
     def send(self, admission: Admission) -> Flow[Outcome]:
         """Send what was admitted: the request as it was decided, or, in shadow mode, as it came."""
         call = admission.call
+        checking.prepare(self, admission)
         if self.policy.mode == "shadow":
             admission.cap_sent = call.endpoint.cap_sent(call)
             return (yield from send(admission, call.body))
@@ -190,10 +193,12 @@ class Guard:
 
     def _account(self, admission: Admission, outcome: Outcome) -> Flow[tuple[Usage, str]]:
         """Settle what the call used, record it, and tell of limits; what it used, and how that is known."""
+        if admission.output is not None:
+            admission.findings += admission.output.findings()
         usage, source = yield from settling.used(self, admission, outcome)
         cost = settling.cost(self, admission, outcome, usage, source)
         record = settling.record(self, admission, outcome, usage, source, cost)
-        if isinstance(outcome.error, DeadlineExceededError):
+        if isinstance(outcome.error, DeadlineExceededError | OutputRejectedError):
             outcome.error.record = record
         if admission.reservation is None:
             yield from emit(record)

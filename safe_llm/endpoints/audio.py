@@ -94,6 +94,7 @@ class Speech(Endpoint):
     name = "audio.speech"
     path = "/audio/speech"
     streams_text = False
+    answers_in_words = False
     may_bill_letters = True
 
     def read(self, call: Call) -> None:

@@ -16,6 +16,7 @@ class Embeddings(Endpoint):
 
     name = "embeddings"
     path = "/embeddings"
+    answers_in_words = False
 
     def read(self, call: Call) -> None:
         read_texts(call.body.get("input"), "input")

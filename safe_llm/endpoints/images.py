@@ -45,6 +45,7 @@ class Images(Endpoint):
     name = "images.generate"
     path = "/images/generations"
     streams_text = False
+    answers_in_words = False
     sums_usage = True
 
     def read(self, call: Call) -> None:
