@@ -38,7 +38,7 @@ FLOORS = (
         ),
         *("resources", "client"),
     },
-    {"web", "reports", "cli", "testing"},
+    {"web", "reports", "cli", "testing", "judges"},
 )
 FLOOR_OF = {unit: number for number, units in enumerate(FLOORS) for unit in units}
 
