@@ -35,6 +35,7 @@ class Asks:
     """A check made of a function."""
 
     name = "own"
+    phases = ("input",)
 
     def __init__(self, inspect: Callable[[Content], Any], **attributes: Any) -> None:
         self.inspect = inspect
@@ -49,6 +50,7 @@ class Slow:
     """A blocking check that waits until it is let go."""
 
     name = "slow"
+    phases = ("input",)
     timeout = SHORT
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class Slow:
 
 class SlowAsync:
     name = "slow"
+    phases = ("input",)
     timeout = SHORT
 
     def __init__(self) -> None:
