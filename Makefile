@@ -4,10 +4,11 @@ VENV := .venv
 LOWEST := .venv-lowest
 DROPIN := .venv-dropin
 FRAMEWORKS := .venv-frameworks
+BROWSER := .venv-browser
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 
-.PHONY: demo example attack test test-lowest test-dropin test-frameworks lint docs bench bench-tokens format clean
+.PHONY: demo example attack test test-lowest test-dropin test-frameworks test-page lint docs bench bench-tokens format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
@@ -33,6 +34,11 @@ test-frameworks: $(FRAMEWORKS)/openai2/.ready $(FRAMEWORKS)/openai3/.ready $(FRA
 	$(FRAMEWORKS)/openai3/bin/python -m pytest tests/frameworks/openai3
 	$(FRAMEWORKS)/web/bin/python -m pytest tests/frameworks/web
 
+test-page: $(BROWSER)/.ready
+	@command -v chromium > /dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium; } || \
+		{ echo "test-page needs Chromium as 'chromium', which cannot be installed here: install it first." >&2; exit 1; }
+	$(BROWSER)/bin/python -m pytest tests/browser/page_in_chromium.py
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,7 +61,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(DROPIN) $(FRAMEWORKS) $(DOCS) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* build dist
+	rm -rf $(VENV) $(LOWEST) $(DROPIN) $(FRAMEWORKS) $(BROWSER) $(DOCS) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* build dist
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -82,4 +88,9 @@ $(DROPIN)/.ready: pyproject.toml scripts/dropin/suite.py
 $(FRAMEWORKS)/%/.ready: pyproject.toml tests/frameworks/%/requirements.txt
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e . -r tests/frameworks/$*/requirements.txt
+	@touch $@
+
+$(BROWSER)/.ready: pyproject.toml tests/browser/requirements.txt
+	$(PYTHON) -m venv $(BROWSER)
+	$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cli,report]" -r tests/browser/requirements.txt
 	@touch $@

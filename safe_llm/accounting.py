@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 from .breakers import Circuit
 from .errors import BudgetExceededError, DeniedError, LimitExceededError, RateLimitExceededError, SwitchedOffError
@@ -13,6 +14,10 @@ from .types import Admission, Charge, Denial, Outcome, Refusal, Usage, plain, us
 
 Made = list[tuple[PlacedLimit, Charge]]
 """Limits with what is charged against them, in the policy's order."""
+
+
+STEPS = count()
+"""Numbers what happens to the calls of this process, in its order."""
 
 
 def dimensions(admission: Admission) -> dict[str, str | None]:
@@ -159,7 +164,7 @@ def record(
     admission: Admission, outcome: Outcome | None, usage: Usage, source: str, cost: int | None, *, ended: float
 ) -> dict[str, object]:
     """The fields of a call's record that the call itself decides; `outcome` is None where nothing was sent."""
-    call, identity, denial = admission.call, admission.identity, admission.denial
+    call, identity, denial, asked = admission.call, admission.identity, admission.denial, admission.asked
     first = outcome.first_token if outcome else None
     error = None if outcome is None else outcome.fault if outcome.error is None else type(outcome.error).__name__
     return {
@@ -181,6 +186,7 @@ def record(
         "attempts": outcome.attempts if outcome else 0,
         "prompt_hash": admission.prompt_hash,
         "input_tokens_estimated": admission.input_tokens,
+        "output_tokens_estimated": admission.output_tokens,
         "input_tokens": usage.input_tokens,
         "cached_input_tokens": usage.cached_input_tokens,
         "output_tokens": usage.output_tokens,
@@ -193,6 +199,8 @@ def record(
         "trimmed_messages": admission.trimmed,
         "latency_ms": round((ended - admission.began) * 1000, 3),
         "first_token_ms": None if first is None else round((first - admission.began) * 1000, 3),
+        "reserved_ms": None if asked is None else round((asked - admission.timestamp.timestamp()) * 1000, 3),
+        "steps": None if asked is None else (admission.step, next(STEPS)),
         "findings": admission.findings,
         "degraded": admission.degraded,
         "budget_action": admission.budget_action,

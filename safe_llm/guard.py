@@ -22,6 +22,7 @@ from pydantic_core import to_json
 
 from . import accounting, alerts, background, breakers, counting, reserving, settling, shadowing
 from .accounting import Amounts
+from .anomalies import Volumes
 from .breakers import Breakers, Circuit
 from .effects import Flow, complete, emit, find_plan, inspect, prove, reserve, send, settle
 from .endpoints.reading import malformed
@@ -80,6 +81,7 @@ class Guard:
         # Claims that are known to have been made; it saves asking the store again at each call above a threshold.
         self.told: set[str] = set()
         self.breakers = Breakers()
+        self.volumes = Volumes()
         self.shadow: Guard | None = None
         """Decides beside this one, and changes nothing: see `shadowing`."""
 
@@ -154,6 +156,8 @@ class Guard:
                 denial.record = settling.record(self, admission, None, Usage(), "none", 0)
                 yield from emit(denial.record)
                 yield from shadowing.finish(admission, None, Usage(), "none")
+                with suppress(StoreUnavailableError):
+                    yield from settling.notice(self, admission)
                 raise
         except GeneratorExit:
             raise
@@ -183,26 +187,33 @@ class Guard:
             return (yield from background.correct(self, admission, outcome))
         if opened := self._note_circuit(admission, breakers.answered(outcome)):
             yield from emit(opened)
+        usage, source = yield from self._account(admission, outcome)
+        yield from shadowing.finish(admission, outcome, usage, source)
+        with suppress(StoreUnavailableError):  # whoever found that out has told of it
+            yield from settling.notice(self, admission)
+
+    def _account(self, admission: Admission, outcome: Outcome) -> Flow[tuple[Usage, str]]:
+        """Settle what the call used, record it, and tell of limits; what it used, and how that is known."""
         usage, source = yield from settling.used(self, admission, outcome)
         cost = settling.cost(self, admission, outcome, usage, source)
         record = settling.record(self, admission, outcome, usage, source, cost)
         if isinstance(outcome.error, DeadlineExceededError):
             outcome.error.record = record
-        yield from shadowing.finish(admission, outcome, usage, source)
         if admission.reservation is None:
             yield from emit(record)
-            return
+            return usage, source
         if background.leave_open(admission, outcome):
             yield from background.remember(self, admission, str(outcome.response_id))
             yield from emit(record)
-            return
+            return usage, source
         # Used, but not to be priced: the whole bound stays charged.
         amounts = Amounts(usage, admission.cost if cost is None else cost)
         actual = [amounts.of(placed.limit.metric) for placed, _ in admission.made]
         yield from settle(admission.reservation, [*[0] * len(admission.gate), *actual])
         yield from emit(record)
-        with suppress(StoreUnavailableError):  # whoever found that out has told of it
+        with suppress(StoreUnavailableError):
             yield from settling.tell(self, admission.made, accounting.dimensions(admission), actual)
+        return usage, source
 
     # Deciding, step by step -------------------------------------------------------------------------------------------
 

@@ -87,7 +87,6 @@ def take(guard: Guard, admission: Admission, ask: Ask) -> Flow[None]:
         LimitExceededError: there is no room.
         SwitchedOffError: a kill switch matches the call.
     """
-    now = guard.clock.time()
     call = admission.call
     asked_for = call.model, call.body
     gate_is_open = True
@@ -97,9 +96,11 @@ def take(guard: Guard, admission: Admission, ask: Ask) -> Flow[None]:
         stops = [] if gate_is_open else switches.matching(values)
         admission.gate = [switches.GATE] if gate_is_open else switches.asked(stops)
         most = Amounts(Usage(admission.input_tokens, admission.output_tokens), admission.cost)
+        now = admission.asked = guard.clock.time()
         admission.made = accounting.charges(admission.rules.limits, guard.policy.calendar, now, values, most)
         charges = [*admission.gate, *[charge for _, charge in admission.made]]
         id = f"{admission.id}/{attempt}" if attempt else admission.id
+        admission.step = next(accounting.STEPS)
         answer = yield from ask(id, charges, _lease(guard, admission))
         if isinstance(answer, Reservation):
             admission.reservation = answer

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from . import accounting, alerts, counting, reserving, shadowing, tokens
+from . import accounting, alerts, anomalies, counting, reserving, shadowing, tokens
 from .effects import Flow, compute, emit, peek, reserve, settle
+from .errors import LimitExceededError
 from .types import Admission, Charge, Outcome, Reservation, Usage, UsageRecord
 
 if TYPE_CHECKING:
@@ -100,6 +101,16 @@ def tell(guard: Guard, made: accounting.Made, values: Mapping[str, str | None], 
                 if (yield from _tells(guard, alerts.claim(charge, percent))):
                     scope = placed.scope(values)
                     yield from emit(alerts.threshold(placed, scope, charge, tally, percent, guard.now()))
+
+
+def notice(guard: Guard, admission: Admission) -> Flow[None]:
+    """Count a call that the limits have decided about, and tell if its user is far beyond the usual."""
+    if admission.reservation is None and not isinstance(admission.denial, LimitExceededError):
+        return
+    found = guard.volumes.note(admission.identity.user, guard.clock.time(), guard.policy.calendar)
+    for anomaly in found:
+        if (yield from _tells(guard, anomalies.claim(anomaly))):
+            yield from emit(anomalies.alert(anomaly, guard.now()))
 
 
 def _tells(guard: Guard, claim: Charge) -> Flow[bool]:

@@ -240,6 +240,14 @@ class UsageRecord(BaseModel):
     """What the shadow policy decided, where that is something else."""
     requested_model: str | None = None
     """What was asked for, where the policy sent another one: `budget_action` is then "downgrade"."""
+    # What it takes to decide about the call once more:
+    output_tokens_estimated: int = 0
+    """What was reserved for the output: its cap, times the answers."""
+    reserved_ms: float | None = None
+    """When room was asked for in the limits, after the beginning. None for what was decided without them."""
+    steps: tuple[int, int] | None = None
+    """Where asking for room, and the end, stand among those of all calls of the process: what came first where times
+    are the same."""
 
 
 class Alert(BaseModel):
@@ -476,6 +484,10 @@ class Admission:
     made: list[tuple[PlacedLimit, Charge]] = field(default_factory=list)
     """The limits that were charged, and how."""
     reservation: Reservation | None = None
+    asked: float | None = None
+    """UTC epoch seconds at which room was asked for: what decides about the windows."""
+    step: int = 0
+    """Counts up with every time that room is asked for, or a call ends, in this process."""
     degraded: bool = False
     denial: DeniedError | None = None
     """Shadow mode: what would have denied the call."""

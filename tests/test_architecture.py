@@ -22,7 +22,7 @@ FLOORS = (
     {"errors", "types"},
     {
         *("identity", "limits", "policy", "history", "tokens", "pricing", "metering", "alerts", "breakers", "checks"),
-        "endpoints",
+        *("endpoints", "anomalies"),
     },
     {
         *("effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"),

@@ -84,7 +84,10 @@ FIELDS = [
     *("total_tokens", "usage_source", "cost_reserved_usd", "cost_usd", "price_version", "max_tokens"),
     *("trimmed_messages", "latency_ms", "first_token_ms", "findings", "policy_version", "degraded"),
 ]
-MORE = ["budget_action", "shadow", "requested_model"]
+MORE = [
+    *("budget_action", "shadow", "requested_model"),
+    *("output_tokens_estimated", "reserved_ms", "steps"),
+]
 
 
 def test_a_record_has_the_fields_of_the_contract_first_and_then_a_few_more() -> None:
@@ -107,7 +110,7 @@ async def test_each_field_of_a_plain_call(
 
     assert re.fullmatch("[0-9a-f]{32}", record.record_id)
     assert re.fullmatch("[0-9a-f]{64}", record.prompt_hash or "")
-    assert record.model_dump(exclude={"record_id", "prompt_hash", "price_version"}) == {
+    assert record.model_dump(exclude={"record_id", "prompt_hash", "price_version", "steps"}) == {
         "timestamp": datetime(2027, 1, 15, 8, tzinfo=UTC),
         "user_id": "u1",
         "feature": "search",
@@ -142,6 +145,8 @@ async def test_each_field_of_a_plain_call(
         "budget_action": None,
         "requested_model": None,
         "shadow": None,
+        "output_tokens_estimated": 500,
+        "reserved_ms": 0.0,
     }
 
 
@@ -467,7 +472,7 @@ async def test_money_is_a_decimal_in_memory_and_a_string_in_json_and_never_a_flo
             assert type(getattr(record, name)) is Decimal
             assert type(json.loads(record.model_dump_json())[name]) is str
         floats = {name for name, value in record if isinstance(value, float)}
-        assert floats <= {"latency_ms", "first_token_ms"}
+        assert floats <= {"latency_ms", "first_token_ms", "reserved_ms"}
 
 
 async def test_a_record_cannot_be_changed(make: Make, sink: RecordingSink) -> None:

@@ -9,15 +9,37 @@ import typer
 from rich.console import Console
 
 from .demo import PLANS, POLICY, STEPS
+from .doctor import doctor
+from .limits import limits
+from .policy import policy
+from .report import report
+from .retention import records
+from .simulate import simulate
 from .stage import Stage, dollars, play, worst_case
+from .switch import switch
+from .usage import usage
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",  # which wraps a docstring's lines anew
+    pretty_exceptions_show_locals=False,  # they may hold a store's password
+)
 
 
 @app.callback()
 def commands() -> None:
     """Guard, budget and record every LLM call."""
-    # Without a callback, typer would make the only command the whole program and drop its name.
+
+
+app.command()(usage)
+app.command()(simulate)
+app.command()(report)
+app.command()(limits)
+app.command()(doctor)
+app.add_typer(switch, name="switch")
+app.add_typer(policy, name="policy")
+app.add_typer(records, name="records")
 
 
 @app.command()

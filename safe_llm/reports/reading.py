@@ -155,7 +155,7 @@ class Reading:
 
     def _row(self, line: bytes | str) -> Row | None:
         try:
-            row = from_json(line)
+            row = from_json(line, cache_strings="keys")  # the values seldom come again
             if "record_id" in row:
                 # Concatenating is the cheapest way to demand that all of them are text.
                 row["record_id"] + row["timestamp"] + row["user_id"] + row["endpoint"] + row["outcome"] + ""
