@@ -12,14 +12,16 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
 
-from safe_llm import ConfigurationError, Policy
+from safe_llm import Alert, ConfigurationError, Policy
 from safe_llm.policy import IdentityRules
 from safe_llm.testing import FakeOpenAI
 from scripts import reference
+from scripts.reference import policy
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
@@ -47,8 +49,8 @@ def program(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if program(page) and page.parent != ROOT], ids=named)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
-    policy = dict(blocks(ROOT / "docs/quickstart.md", "toml"))
-    (tmp_path / "policy.toml").write_text(next(iter(policy.values())), encoding="utf-8")
+    _, shown = next(blocks(ROOT / "docs/quickstart.md", "toml"))
+    (tmp_path / "policy.toml").write_text(shown, encoding="utf-8")
     code = tmp_path / page.with_suffix(".py").name
     code.write_text(program(page), encoding="utf-8")
     with FakeOpenAI() as server:
@@ -85,17 +87,13 @@ def test_the_generated_tables_are_those_of_the_classes(page: Path) -> None:
 
 def test_each_key_of_the_policy_has_its_words_type_and_default_in_the_reference() -> None:
     text = (ROOT / "docs/policy.md").read_text(encoding="utf-8")
-    for name, section in [("", Policy), *reference.sections()]:
+    for name, section in [("", Policy), *policy.sections()]:
         for key in section.model_fields:
             assert f"`{key}`" in text or f"`[{key}" in text, (name, key)
-    assert ("`required`", "boolean", "`false`", "Deny a call that names no user.") in reference.keys(IdentityRules)
+    assert ("`required`", "boolean", "`false`", "Deny a call that names no user.") in policy.keys(IdentityRules)
 
 
 def test_every_kind_of_alert_is_explained() -> None:
-    from typing import get_args
-
-    from safe_llm import Alert
-
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     kinds = get_args(Alert.model_fields["kind"].annotation)
     assert [kind for kind in kinds if f"| `{kind}` |" not in text] == []
