@@ -8,7 +8,7 @@ BROWSER := .venv-browser
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 
-.PHONY: demo example attack test test-lowest test-dropin test-frameworks test-page lint docs bench bench-tokens format clean
+.PHONY: demo example attack test test-lowest test-dropin test-frameworks test-page lint docs bench bench-tokens bench-checks format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
@@ -55,6 +55,9 @@ bench: $(VENV)/.ready
 
 bench-tokens: $(VENV)/.ready
 	$(BIN)/python benchmarks/tokens.py $(FILE)
+
+bench-checks: $(VENV)/.ready
+	$(BIN)/python benchmarks/checks.py $(FILE)
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@
 
 from typing import TYPE_CHECKING
 
+from .checks.provenance import canary, untrusted
 from .client import AsyncSafeAzureOpenAI, AsyncSafeOpenAI, SafeAzureOpenAI, SafeOpenAI
 from .errors import (
     BudgetExceededError,
@@ -131,7 +132,9 @@ __all__ = [
     "Usage",
     "UsageRecord",
     "WebhookSink",
+    "canary",
     "identify",
     "open_async_store",
     "open_store",
+    "untrusted",
 ]

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import inquiry
+from . import checking, inquiry
+from ._inspecting import inspected_async
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
 from ._streams import keep, metered, start
@@ -31,7 +32,7 @@ from .effects import (
 from .errors import ConfigurationError
 from .identity import claim_of
 from .stores import open_async_store
-from .types import Finding, LimitStatus, Outcome, Quote, Refusal, Reservation, SwitchEvent
+from .types import LimitStatus, Outcome, Quote, Refusal, Reservation, SwitchEvent
 
 Transmit = Callable[[dict[str, Any]], Awaitable[Any]]
 """Sends a body by the SDK's own means."""
@@ -178,8 +179,8 @@ class AsyncGuard(Shell):
                 return _off_loop(function)
             case FindPlan(identity):
                 return self._plans.find_async(identity)
-            case Inspect(check, content):
-                return _inspected(check.inspect(content))
+            case Inspect(check, content, seconds):
+                return inspected_async(check, content, seconds)
         return self._now(effect)
 
     async def _ask_store(self, effect: Reserve | Settle | Peek) -> Any:
@@ -286,16 +287,24 @@ class AsyncGuard(Shell):
             else:
                 self._soon(flow, state, waits=False)
 
-        state.stream = metered(response, state, done, abandoned, is_async=True)
+        async def judge() -> None:
+            await drive_async(checking.check_output(state.admission), self._perform)
+
+        state.stream = metered(response, state, done, abandoned, judge, is_async=True)
         state.stream.end_in_time(loop)
+
+    async def inspect(self, state: Sending, response: Any) -> None:
+        """A response came with its body: check it.
+
+        Raises:
+            OutputRejectedError: it is not to be handed on.
+        """
+        await drive_async(checking.check_output(state.admission), self._perform)
+        state.rewrite(response)
 
 
 async def _off_loop(function: Callable[[], T]) -> T:
     return await asyncio.to_thread(function)
-
-
-async def _inspected(found: Any) -> tuple[Finding, ...]:
-    return tuple(await found if inspect.isawaitable(found) else found)
 
 
 async def _insist(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]] | None = None) -> T:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
+from ._inspecting import inspected
 from ._outage import StoreLink
 from ._plans import PlanLookup
 from ._policy_file import PolicyInForce
@@ -63,7 +64,7 @@ class Shell:
             FindPlan: self._plans.find,
             Prove: lambda proof: proof(),
             Compute: lambda function: function(),
-            Inspect: lambda check, content: tuple(check.inspect(content)),
+            Inspect: inspected,
             Complete: lambda flow, _waits: drive(flow, self._now),
         }
         dispatcher.before_close = self._deliver_last

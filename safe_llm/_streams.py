@@ -20,6 +20,7 @@ from openai import AsyncStream, Stream
 from ._lines import HungUpError, Line, opened
 from ._transport import Sending, base_of
 from .deadline import within
+from .errors import OutputRejectedError
 from .sinks._exit import before_exit
 
 T = TypeVar("T")
@@ -39,11 +40,20 @@ Done = Callable[[BaseException | None, bool], Any]
 class _Bytes:
     """A response's bytes on their way to the reader."""
 
-    def __init__(self, inner: Any, line: Line, sending: Sending, done: Done, abandoned: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        line: Line,
+        sending: Sending,
+        done: Done,
+        abandoned: Callable[[Any], None],
+        judge: Callable[[], Any],
+    ) -> None:
         self._inner = inner
         self._line = line
         self._sending = sending
         self._done: Done | None = done
+        self._judge = judge
         self._abandoned = abandoned
         self._process = os.getpid()
         self._begun = False
@@ -111,12 +121,20 @@ class _SyncBytes(_Bytes):
                     break
                 if out := sending.feed(data):
                     yield out
+                if sending.rejection is not None:
+                    raise sending.rejection
             if out := sending.end():
                 yield out
+            if sending.output is not None:
+                self._judge()
+                if out := sending.release():
+                    yield out
         except GeneratorExit:
             raise
         except BaseException as error:
-            shown = self._fail(error)
+            if isinstance(error, Exception) and (out := sending.cut()):
+                yield out
+            shown = self._fail(sending.rejection or error)
             if shown is error:
                 raise
             raise shown from error
@@ -124,13 +142,15 @@ class _SyncBytes(_Bytes):
 
     def _fail(self, error: BaseException) -> BaseException:
         sending = self._sending
-        if self._line.cut and isinstance(error, Exception):
+        if isinstance(error, OutputRejectedError):
+            self._inner.close()  # nobody is to read on
+        elif self._line.cut and isinstance(error, Exception):
             self._finish(None, False)
             return error if isinstance(error, HungUpError) else HungUpError()
-        late = sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception)
-        shown = sending.too_late() if late else error
-        self._finish(shown, True)
-        return shown
+        elif sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception):
+            error = sending.too_late()
+        self._finish(error, True)
+        return error
 
     def _finish(self, error: BaseException | None, exhausted: bool) -> None:
         done = self._take()
@@ -193,12 +213,20 @@ class _AsyncBytes(_Bytes):
                     break
                 if out := sending.feed(data):
                     yield out
+                if sending.rejection is not None:
+                    raise sending.rejection
             if out := sending.end():
                 yield out
+            if sending.output is not None:
+                await self._judge()
+                if out := sending.release():
+                    yield out
         except GeneratorExit:
             raise
         except BaseException as error:
-            shown = await self._fail(error)
+            if isinstance(error, Exception) and (out := sending.cut()):
+                yield out
+            shown = await self._fail(sending.rejection or error)
             if shown is error:
                 raise
             raise shown from error
@@ -209,13 +237,15 @@ class _AsyncBytes(_Bytes):
         if self._ending is not None and self._late is not None and isinstance(error, Exception):
             await asyncio.wait([self._ending])
             return self._late
-        if self._line.cut and isinstance(error, Exception):
+        if isinstance(error, OutputRejectedError):
+            await self._inner.aclose()  # nobody is to read on
+        elif self._line.cut and isinstance(error, Exception):
             await self._finish(None, False)
             return error if isinstance(error, HungUpError) else HungUpError()
-        late = sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception)
-        shown = sending.too_late() if late else error
-        await self._finish(shown, True)
-        return shown
+        elif sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception):
+            error = sending.too_late()
+        await self._finish(error, True)
+        return error
 
     async def _finish(self, error: BaseException | None, exhausted: bool) -> None:
         if self._timer is not None:
@@ -260,15 +290,23 @@ def keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> async
 _classes: dict[tuple[type, type], type] = {}
 
 
-def metered(response: Any, sending: Sending, done: Done, abandoned: Callable[[Any], None], *, is_async: bool) -> Any:
-    """Put our stream into an open response; returns it."""
+def metered(
+    response: Any,
+    sending: Sending,
+    done: Done,
+    abandoned: Callable[[Any], None],
+    judge: Callable[[], Any],
+    *,
+    is_async: bool,
+) -> Any:
+    """Put our stream into an open response; returns it. `judge` runs the checks that want all of the answer."""
     ours = _AsyncBytes if is_async else _SyncBytes
     theirs = base_of(response.stream, "AsyncByteStream" if is_async else "SyncByteStream")
     # httpx and httpx2 each insist on a stream of their own class.
     made = _classes.get((ours, theirs))
     if made is None:
         made = _classes[ours, theirs] = type("MeteredStream", (ours, theirs), {})
-    response.stream = made(response.stream, Line(response), sending, done, abandoned)
+    response.stream = made(response.stream, Line(response), sending, done, abandoned, judge)
     return response.stream
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import inquiry
+from . import checking, inquiry
 from ._settings import is_async
 from ._shell import Shell, switch_values
 from ._streams import metered
@@ -176,4 +176,16 @@ class SyncGuard(Shell):
             flow = state.admission.guard.finish(state.admission, state.outcome(exhausted=False))
             self._soon(flow, state, waits=self.blocking)
 
-        state.stream = metered(response, state, done, abandoned, is_async=False)
+        def judge() -> None:
+            drive(checking.check_output(state.admission), self._now)
+
+        state.stream = metered(response, state, done, abandoned, judge, is_async=False)
+
+    def inspect(self, state: Sending, response: Any) -> None:
+        """A response came with its body: check it.
+
+        Raises:
+            OutputRejectedError: it is not to be handed on.
+        """
+        drive(checking.check_output(state.admission), self._now)
+        state.rewrite(response)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from pydantic_core import from_json
 from .deadline import Deadline, clip_timeouts
 from .effects import Effect
 from .endpoints import Unguarded
-from .errors import DeadlineExceededError
+from .errors import DeadlineExceededError, OutputRejectedError
 from .metering import Meter, text_or_none
 from .types import Admission, Outcome
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 _LARGEST_BODY = 64 * 1024 * 1024
 """Bytes of one plain answer that are kept to find its usage in. A larger one is charged as unknown."""
 
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
 """Classes of httpx and httpx2 that are raised before any of the request has left."""
 
@@ -51,9 +53,13 @@ class Sending:
         self.headers: Mapping[str, str] | None = None
         self.request: Any = None
         self.meter = Meter(admission.call.endpoint, hide_usage=admission.hide_usage)
+        self.output = admission.output
         self.body: bytearray | None = None
         """Of an answer that is no stream of events, as far as it is kept."""
         self._keeps_body = False
+        self._held = b""
+        """Events that may be handed on once all checks have been run."""
+        self._unpack: Callable[[bytes], bytes] | None = None
         self._may_be_events = False
         """The answer is called JSON, but was asked for as events, and is read as such if it is."""
         self.first_token: float | None = None
@@ -114,22 +120,40 @@ class Sending:
             is_json = _begins_as_json(response.content)  # the SDK reads it as events, whatever it is called
         if kind.startswith("text/event-stream") or (self.admission.call.stream and not is_json):
             if not response.is_closed:
+                self._decode(response)
                 return True
             if as_stream and "content-encoding" not in response.headers:
                 return _reopen(response)
             self.meter.feed(response.content)  # the caller has it whole, usage and all
             self.meter.end()
+            if self.output is not None:
+                self._held += self.output.feed(response.content) + self.output.end()
             return False
-        self._keeps_body = is_json or not kind  # nothing else tells usage
+        self._keeps_body = is_json or not kind or self.output is not None  # nothing else tells usage
         self.body = bytearray()
         self._may_be_events = self.admission.call.stream
         if response.is_closed:
             self.feed(response.content)
+            self.end()
             return False
+        self._decode(response)
         return True
+
+    def _decode(self, response: Any) -> None:
+        """An open response that came compressed, as it was asked not to, is unpacked here, where it is checked."""
+        encoding = str(response.headers.get("content-encoding", "identity")).lower()
+        if self.output is None or self.output.watches or encoding == "identity":
+            return
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            self._unpack = zlib.decompressobj(_GZIP_OR_ZLIB).decompress
+            del response.headers["content-encoding"]
+        else:
+            self.output.cannot_read("it is compressed")
 
     def feed(self, data: bytes) -> bytes:
         """Bytes have come; those to hand on."""
+        if self._unpack is not None:
+            data = self._unpack(data)
         if self._may_be_events and data.strip():
             self._may_be_events = False
             if not _begins_as_json(data):
@@ -137,11 +161,13 @@ class Sending:
         if self.body is not None:
             if self._keeps_body and len(self.body) <= _LARGEST_BODY:
                 self.body += data
-            return data
+            if self.output is None or self.output.watches:
+                return data
+            return self._unread(bytes(self.body), "it is too large") if len(self.body) > _LARGEST_BODY else b""
         out = self.meter.feed(data)
         if self.first_token is None and self.meter.has_text:
             self.first_token = self.monotonic()
-        return out
+        return out if self.output is None else self._checked(out)
 
     async def step(self, chunk: Awaitable[T]) -> T:
         """Wait for the next bytes of an async stream whose transport does not know the deadline."""
@@ -151,8 +177,64 @@ class Sending:
             return await chunk
 
     def end(self) -> bytes:
-        """No more bytes will come; what is left to hand on."""
-        return b"" if self.body is not None else self.meter.end()
+        """No more bytes will come; what is left to hand on before the application's own checks have been run."""
+        if self.output is None:
+            return b"" if self.body is not None else self.meter.end()
+        if self.body is not None:
+            self.output.read(bytes(self.body))
+            return b""
+        return self._checked(self.meter.end()) + self.output.end()
+
+    def cut(self) -> bytes:
+        """The stream broke off; what may be handed on of what was held back."""
+        return b"" if self.output is None or self.body is not None else self.output.end(cut=True)
+
+    def release(self) -> bytes:
+        """All checks have been run; what is left to hand on.
+
+        Raises:
+            OutputRejectedError: it is not to be handed on.
+        """
+        assert self.output is not None
+        rest = self._held + self.output.release()
+        if self.output.watches and self.body is not None:
+            rest = b""  # it was handed on as it came
+        if self.output.rejection is not None:
+            raise self.output.rejection
+        return rest
+
+    def rewrite(self, response: Any) -> None:
+        """All checks have been run on a response whose body came with it: give it what they left.
+
+        Raises:
+            OutputRejectedError: it is not to be handed on.
+        """
+        rest = self.release()
+        if self.output is not None and not self.output.watches and rest != response.content:
+            response._content = rest
+            if "content-length" in response.headers:
+                response.headers["content-length"] = str(len(rest))
+
+    @property
+    def rejection(self) -> OutputRejectedError | None:
+        """Why no more of the answer is handed on."""
+        return None if self.output is None else self.output.rejection
+
+    def _checked(self, events: bytes) -> bytes:
+        assert self.output is not None
+        if self.meter.is_lost:
+            return self._unread(events, "it has no end of an event that can be found")
+        return self.output.feed(events) if events else b""
+
+    def _unread(self, data: bytes, why: str) -> bytes:
+        """What is to be handed on where the answer cannot be checked: nothing, or all of it from here on."""
+        assert self.output is not None
+        self.output.cannot_read(why)
+        if self.output.rejection is not None:
+            return b""
+        held = self.output.end() + self.output.release() + data
+        self.output = None
+        return held
 
     def disown(self) -> None:
         """The call has ended before its stream was handed over: the stream is not to settle it."""
@@ -195,6 +277,8 @@ class Sending:
         outcome.text = meter.text if known else None
 
     def _ended(self, outcome: Outcome, error: BaseException | None, exhausted: bool) -> Any:
+        if isinstance(error, OutputRejectedError):
+            return "blocked"
         if isinstance(error, openai.APITimeoutError) or _is_timeout(error):
             return "timeout"
         if isinstance(error, Exception):

@@ -218,8 +218,11 @@ class _Sync(_Guarded):
 
     def _process_response(self, *, response: Any, **rest: Any) -> Any:
         state = sending.get()
-        if state is not None and state.receives(response, as_stream=bool(rest.get("stream"))):
-            self._guard.open(state, response)
+        if state is not None:
+            if state.receives(response, as_stream=bool(rest.get("stream"))):
+                self._guard.open(state, response)
+            elif state.output is not None:
+                self._guard.inspect(state, response)
         return super()._process_response(response=response, **rest)  # type: ignore[misc]
 
     def close(self) -> None:
@@ -284,8 +287,11 @@ class _Async(_Guarded):
 
     async def _process_response(self, *, response: Any, **rest: Any) -> Any:
         state = sending.get()
-        if state is not None and state.receives(response, as_stream=bool(rest.get("stream"))):
-            self._guard.open(state, response)
+        if state is not None:
+            if state.receives(response, as_stream=bool(rest.get("stream"))):
+                self._guard.open(state, response)
+            elif state.output is not None:
+                await self._guard.inspect(state, response)
         return await super()._process_response(response=response, **rest)  # type: ignore[misc]
 
     async def close(self) -> None:
@@ -307,7 +313,7 @@ class SafeOpenAI(_Sync, OpenAI):
             else this process's memory.
         plan_for: user_id to the name of a plan, as a callable or a mapping; else everybody has ``default_plan``.
         sinks: where records and alerts go: `Sink` objects or callables of one event; by default a `LoggingSink`.
-        checks: `Check` objects that look at the input.
+        checks: `Check` objects that look at the input and at the answers, and `Pattern`s of what answers must not hold.
         hash_key: key of the prompt's hash; else ``SAFE_LLM_HASH_KEY``; else random for this process.
         clock: an object with ``time()`` and ``monotonic()``; by default the system's.
         verifier: what `with_token` verifies tokens by, such as a `safe_llm.web.JWTVerifier`.

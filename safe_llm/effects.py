@@ -18,6 +18,10 @@ Flow: TypeAlias = "Generator[Effect, Any, T]"
 """A piece of the path: yields effects, is sent their results, and returns a T."""
 
 
+CHECK_SECONDS = 5.0
+"""What a check of the application may take, where it says nothing itself."""
+
+
 class FindPlan(NamedTuple):
     """Ask ``plan_for``. Answered by a name; None stands for the default plan."""
 
@@ -35,6 +39,8 @@ class Inspect(NamedTuple):
 
     check: Check
     content: Content
+    seconds: float = CHECK_SECONDS
+    """How long it may take."""
 
 
 class Compute(NamedTuple):
@@ -105,8 +111,8 @@ def prove(proof: Callable[[], Any]) -> Flow[Identity]:
     return identity
 
 
-def inspect(check: Check, content: Content) -> Flow[tuple[Finding, ...]]:
-    findings: tuple[Finding, ...] = yield Inspect(check, content)
+def inspect(check: Check, content: Content, seconds: float = CHECK_SECONDS) -> Flow[tuple[Finding, ...]]:
+    findings: tuple[Finding, ...] = yield Inspect(check, content, seconds)
     return findings
 
 

@@ -20,11 +20,11 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from . import accounting, alerts, background, breakers, counting, reserving, settling, shadowing
+from . import accounting, alerts, background, breakers, checking, counting, reserving, settling, shadowing
 from .accounting import Amounts
 from .anomalies import Volumes
 from .breakers import Breakers, Circuit
-from .effects import Flow, complete, emit, find_plan, inspect, prove, reserve, send, settle
+from .effects import Flow, complete, emit, find_plan, prove, reserve, send, settle
 from .endpoints.reading import malformed
 from .endpoints.routes import Route
 from .endpoints.weighing import take_over
@@ -32,13 +32,12 @@ from .errors import (
     DeadlineExceededError,
     DeniedError,
     FeatureNotAllowedError,
-    InjectionDetectedError,
-    InputRejectedError,
     NotAuthenticatedError,
+    OutputRejectedError,
     RouteBlockedError,
     StoreUnavailableError,
 )
-from .identity import Claim, Identity
+from .identity import Claim
 from .policy import Policy, Rules
 from .pricing import PriceBook
 from .types import (
@@ -47,8 +46,6 @@ from .types import (
     Call,
     Check,
     Clock,
-    Content,
-    Finding,
     Outcome,
     Usage,
 )
@@ -113,6 +110,7 @@ class Guard:
         """A free route that may tell what a background response used."""
         admission = self.begin(call)
         admission.corrects = response_id
+        checking.prepare(self, admission)  # what was asked for in the background is told only here
         outcome = yield from send(admission, call.body)
         if not outcome.open:
             yield from complete(self.finish(admission, outcome))
@@ -171,6 +169,7 @@ class Guard:
     def send(self, admission: Admission) -> Flow[Outcome]:
         """Send what was admitted: the request as it was decided, or, in shadow mode, as it came."""
         call = admission.call
+        checking.prepare(self, admission)
         if self.policy.mode == "shadow":
             admission.cap_sent = call.endpoint.cap_sent(call)
             return (yield from send(admission, call.body))
@@ -194,10 +193,12 @@ class Guard:
 
     def _account(self, admission: Admission, outcome: Outcome) -> Flow[tuple[Usage, str]]:
         """Settle what the call used, record it, and tell of limits; what it used, and how that is known."""
+        if admission.output is not None:
+            admission.findings += admission.output.findings()
         usage, source = yield from settling.used(self, admission, outcome)
         cost = settling.cost(self, admission, outcome, usage, source)
         record = settling.record(self, admission, outcome, usage, source, cost)
-        if isinstance(outcome.error, DeadlineExceededError):
+        if isinstance(outcome.error, DeadlineExceededError | OutputRejectedError):
             outcome.error.record = record
         if admission.reservation is None:
             yield from emit(record)
@@ -237,7 +238,7 @@ class Guard:
         self._limit_time(admission, rules)
         call.weight.hold(rules.input)
         call.endpoint.validate(call, rules.input)
-        yield from self._check_input(admission)
+        yield from checking.check_input(self, admission)
         kept = yield from counting.trim(admission, rules.input)
         if admission.trimmed and self.policy.mode == "enforce":
             call.messages = kept
@@ -345,32 +346,6 @@ class Guard:
         if most != "off":
             admission.deadline_seconds = most if own is None else min(most, own)
             admission.ends = admission.began + admission.deadline_seconds
-
-    def _check_input(self, admission: Admission) -> Flow[None]:
-        if not self.checks:
-            return
-        call, claim = admission.call, admission.identity
-        caller = Identity(claim.user, claim.feature, claim.session_id, claim.plan, claim.tags, claim.verified)
-        content = Content("input", call.endpoint.parts(call), caller, call.endpoint.name, call.model)
-        for check in self.checks:
-            try:
-                findings = yield from inspect(check, content)
-            except Exception as error:
-                if admission.rules.checks.on_error == "deny":
-                    raise InputRejectedError(
-                        f"User {claim.user!r} is denied: the check {check.name!r} failed with "
-                        f"{type(error).__name__}, and [checks] on_error is deny.",
-                        code="check_failed",
-                    ) from error
-                findings = (Finding(rule=f"{check.name}_failed", severity="low", where="input"),)
-            admission.findings += findings
-            for finding in findings:
-                if finding.action != "flag":  # there is nothing to redact before sending, so that is a denial, too
-                    denied = InjectionDetectedError if "injection" in finding.rule else InputRejectedError
-                    raise denied(
-                        f"User {claim.user!r} is denied: the check {check.name!r} found {finding.rule!r} in "
-                        f"{finding.where}."
-                    )
 
     def try_circuit(self, admission: Admission, ask: Callable[[Circuit, float], float | None]) -> None:
         """Ask the circuit breaker of a call's host and model.

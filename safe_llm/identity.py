@@ -65,6 +65,10 @@ class Claim(NamedTuple):
         """Who pays: the user, or `ANONYMOUS` where none is named."""
         return ANONYMOUS if self.user_id is None else self.user_id
 
+    def as_identity(self) -> Identity:
+        """The caller as checks see him."""
+        return Identity(self.user, self.feature, self.session_id, self.plan, self.tags, self.verified, self.expires)
+
     def over(self, weaker: Claim) -> Claim:
         """This claim laid over a weaker one. Naming another user drops what was known of the weaker one's."""
         if self == NOTHING or weaker == NOTHING:

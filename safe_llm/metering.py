@@ -87,6 +87,11 @@ class Meter:
         self.response_id: str | None = None
         self.hosted_calls: Mapping[str, int] | None = None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether no ends of events were found, and the stream is passed on unread."""
+        return not self._reading
+
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return those that can be handed on: whole events."""
         if not self._reading:
@@ -163,7 +168,7 @@ class Meter:
 
     def _read(self, event: bytes) -> bool:
         """Read one event; whether the caller is to see it."""
-        payload = _payload(event)
+        payload = payload_of(event)
         if payload is None:
             return True
         if payload.startswith(b"[DONE]"):
@@ -232,7 +237,7 @@ def _tells_usage(events: bytes) -> bool:
     return False
 
 
-def _payload(event: bytes) -> bytes | None:
+def payload_of(event: bytes) -> bytes | None:
     """The data of an event; None where it has none. Most events are a single line of data."""
     if event.startswith(b"data:"):
         payload = event[5:].strip()

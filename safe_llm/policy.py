@@ -141,9 +141,10 @@ class CheckRules(_Section):
     links: OutputAction = "flag"
     """Output: markdown images and links to hosts that are not in `allowed_hosts`."""
     allowed_hosts: tuple[str, ...] = ()
-    """For `links`."""
+    """For `links`: hosts, or `*.example.com` for all below one."""
     tool_calls: OutputAction = "flag"
-    """Output: calls of tools that were not offered, or with arguments that break their schema."""
+    """Output: calls of tools that were not offered, or with arguments that break their schema, and structured outputs
+    that break theirs. There is nothing to redact in them: "redact" denies."""
     on_error: Literal["deny", "allow"] = "deny"
     """What becomes of a call where a check fails or overruns its time."""
 

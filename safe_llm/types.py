@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from .checks.output import Output
     from .endpoints.base import Endpoint
     from .endpoints.weighing import Weight
     from .errors import DeniedError
@@ -333,9 +334,12 @@ class Part:
     """One piece of text of a call or an answer."""
 
     role: str
+    """Who speaks: system, developer, user, assistant, tool, function, or document for what was only fetched."""
     text: str = field(repr=False)
     trusted: bool
     """True for system and developer messages: the application's own words."""
+    where: str = field(default="", compare=False)
+    """Its place in the request, for example ``messages[3]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +354,14 @@ class Content:
 
 
 class Check(Protocol):
-    """Looks at what goes in or what comes out, and says what it found. A coroutine `inspect` is for async clients."""
+    """Looks at what goes in or what comes out, and says what it found. A coroutine `inspect` is for async clients.
+
+    Four more attributes are read where a check has them. ``phases``: of "input" and "output", those that it looks at,
+    instead of both. ``timeout``: seconds that it may take, instead of 5. ``action``: with "flag", its failure or
+    overrun is only noted where ``[checks] on_error`` is "deny". ``window``: how many characters of an answer it must
+    see at once. Without it, a stream is held back until it has ended, because only then the check can be run; with it,
+    text passes once it is that far behind.
+    """
 
     @property
     def name(self) -> str: ...
@@ -494,6 +505,8 @@ class Admission:
     findings: tuple[Finding, ...] = ()
     hide_usage: bool = False
     """The caller did not ask for the chunk of usage."""
+    output: Output | None = field(default=None, repr=False)
+    """What looks at the answer; None where no output check is on."""
 
 
 @dataclass(slots=True)
@@ -505,7 +518,7 @@ class Outcome:
     error: BaseException | None = field(default=None, repr=False)
     fault: str | None = None
     """The class of the error that the stream itself carried, which the SDK raises to the caller later."""
-    ended: Literal["ok", "error", "timeout", "aborted"] = "ok"
+    ended: Literal["ok", "error", "timeout", "aborted", "blocked"] = "ok"
     open: bool = False
     unbilled: bool = False
     """The provider refused, or was never reached: it costs nothing."""

@@ -26,14 +26,14 @@ FLOORS = (
     },
     {
         *("effects", "guard", "accounting", "counting", "reserving", "settling", "inquiry", "switches", "background"),
-        "shadowing",
+        *("shadowing", "checking"),
     },
     {"stores", "sinks", "deadline"},
     {
         *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_plans", "_policy_file", "_transport"),
-        *("_streams", "_lines", "_params", "_lazy", "resources", "client"),
+        *("_streams", "_lines", "_params", "_lazy", "_inspecting", "resources", "client"),
     },
-    {"web", "reports", "cli", "testing"},
+    {"web", "reports", "cli", "testing", "judges"},
 )
 FLOOR_OF = {unit: number for number, units in enumerate(FLOORS) for unit in units}
 

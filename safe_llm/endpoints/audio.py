@@ -55,7 +55,7 @@ class Transcriptions(Endpoint):
         hold_length("prompt", len(call.body.get("prompt") or ""), rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts(call.body.get("prompt"))
+        return text_parts(call.body.get("prompt"), "prompt")
 
     def prompt(self, call: Call) -> Any:
         return [call.body.get("prompt"), uploads_for_hash(call)]
@@ -94,6 +94,7 @@ class Speech(Endpoint):
     name = "audio.speech"
     path = "/audio/speech"
     streams_text = False
+    answers_in_words = False
     may_bill_letters = True
 
     def read(self, call: Call) -> None:
@@ -112,7 +113,7 @@ class Speech(Endpoint):
         hold_length("input", len(call.body["input"]), rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts([call.body["input"], call.body.get("instructions")])
+        return text_parts(call.body["input"], "input") + text_parts(call.body.get("instructions"), "instructions")
 
     def prompt(self, call: Call) -> Any:
         return [call.body["input"], call.body.get("instructions")]

@@ -36,6 +36,9 @@ class Endpoint:
     streams_text: ClassVar[bool] = True
     """Whether the events of a stream hold text. Others, of audio and images, are large, and are not kept."""
 
+    answers_in_words: ClassVar[bool] = True
+    """Whether answers hold text, for the output checks."""
+
     # Requests ---------------------------------------------------------------------------------------------------------
 
     def read(self, call: Call) -> None:

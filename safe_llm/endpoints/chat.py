@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .. import tokens
@@ -13,17 +13,19 @@ from .base import Count, Endpoint
 from .reading import (
     asking_for_usage,
     asks_for_usage,
+    file_parts,
     hold_images,
     hold_length,
+    inside,
     malformed,
     objects,
     read_usage,
+    said,
     whole,
     whole_number,
 )
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_TRUSTED = ("system", "developer")
 _PARTS = ("text", "image_url", "input_audio", "file", "refusal")
 _OWN_TOOLS = ("function", "custom")
 _SEARCHES = re.compile(r"search-(preview|api)")
@@ -77,11 +79,10 @@ class ChatCompletions(Endpoint):
         hold_images(images, rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return tuple(
-            Part(message["role"], text, message["role"] in _TRUSTED)
-            for message in call.messages or ()
-            for text in _texts(message.get("content"))
-        )
+        found: list[Part] = []
+        for position, message in enumerate(call.messages or ()):
+            found += _said_in(message, f"messages[{position}]")
+        return tuple(found)
 
     def prompt(self, call: Call) -> Any:
         return call.body.get("messages")
@@ -187,6 +188,30 @@ def _texts(content: Any) -> list[str]:
         return []
     found = [part.get("text", part.get("refusal")) for part in content if isinstance(part, Mapping)]
     return [text for text in found if isinstance(text, str)]
+
+
+def _said_in(message: Mapping[str, Any], where: str) -> Iterable[Part]:
+    """All that a message says, with its name, the arguments of its calls, and files."""
+    role, content = message["role"], message.get("content")
+    if isinstance(content, str) and len(message) == 2:
+        return said(role, content, where)
+    return _said_at_length(role, content, message, where)
+
+
+def _said_at_length(role: str, content: Any, message: Mapping[str, Any], where: str) -> Iterator[Part]:
+    for text in _texts(content):
+        yield from said(role, text, where)
+    if isinstance(content, list):
+        for part in content:
+            if part["type"] == "file":
+                yield from file_parts(part["file"].get("file_data"), part["file"].get("filename"), where)
+    for name in ("name", "refusal", "reasoning_content"):
+        yield from said(role, message.get(name), where)
+    calls = message.get("tool_calls")
+    for call in (*(calls if isinstance(calls, list) else ()), {"function": message.get("function_call")}):
+        if isinstance(call, Mapping):
+            yield from said(role, inside(call, "function").get("arguments"), where)
+            yield from said(role, inside(call, "custom").get("input"), where)
 
 
 def _hosted_tools(body: Mapping[str, Any], model: str) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Completions(Endpoint):
                 hold_length(name, len(text), rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts(call.body.get("prompt")) + text_parts(call.body.get("suffix"))
+        return text_parts(call.body.get("prompt"), "prompt") + text_parts(call.body.get("suffix"), "suffix")
 
     def prompt(self, call: Call) -> Any:
         return [call.body.get("prompt"), call.body.get("suffix")]

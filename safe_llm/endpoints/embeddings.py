@@ -16,13 +16,14 @@ class Embeddings(Endpoint):
 
     name = "embeddings"
     path = "/embeddings"
+    answers_in_words = False
 
     def read(self, call: Call) -> None:
         read_texts(call.body.get("input"), "input")
         call.most_output = 0
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts(call.body.get("input"))
+        return text_parts(call.body.get("input"), "input")
 
     def prompt(self, call: Call) -> Any:
         return call.body.get("input")

@@ -45,6 +45,7 @@ class Images(Endpoint):
     name = "images.generate"
     path = "/images/generations"
     streams_text = False
+    answers_in_words = False
     sums_usage = True
 
     def read(self, call: Call) -> None:
@@ -78,7 +79,7 @@ class Images(Endpoint):
         hold_images(self._images(call), rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        return text_parts(call.body.get("prompt"))
+        return text_parts(call.body.get("prompt"), "prompt")
 
     def prompt(self, call: Call) -> Any:
         return [call.body.get("prompt"), uploads_for_hash(call)]

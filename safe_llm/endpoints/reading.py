@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
+from ..checks.provenance import OPENS, told_apart
 from ..errors import InputRejectedError
 from ..metering import whole
 from ..policy import InputRules
 from ..types import Call, Part, Usage
 
 __all__ = [
+    "TRUSTED",
     "asking_for_usage",
     "asks_for_usage",
+    "file_parts",
     "hold_images",
     "hold_length",
     "inside",
@@ -21,6 +25,7 @@ __all__ = [
     "objects",
     "read_texts",
     "read_usage",
+    "said",
     "text_or_none",
     "text_parts",
     "texts_of",
@@ -29,6 +34,11 @@ __all__ = [
     "whole",
     "whole_number",
 ]
+
+TRUSTED = ("system", "developer")
+"""Roles of the application itself."""
+_LONGEST_HEADER = 128
+"""Characters of a data URL before its comma."""
 
 
 def malformed(problem: str) -> InputRejectedError:
@@ -179,9 +189,39 @@ def texts_of(given: object) -> list[str]:
     return [text for text in found if isinstance(text, str)]
 
 
-def text_parts(given: object) -> tuple[Part, ...]:
+def text_parts(given: object, name: str) -> tuple[Part, ...]:
     """The texts of such a field, for the checks; tokens are not read."""
-    return tuple(Part("user", text, trusted=False) for text in texts_of(given))
+    if not isinstance(given, list):
+        return said("user", given, name)
+    return tuple([part for position, text in enumerate(given) for part in said("user", text, f"{name}[{position}]")])
+
+
+def said(role: str, text: object, where: str) -> tuple[Part, ...]:
+    """What a role says in one text, for the checks: what is wrapped as untrusted in it is a document of its own."""
+    if not isinstance(text, str) or not text:
+        return ()
+    if OPENS not in text:
+        return (Part(role, text, role in TRUSTED, where),)
+    return tuple(
+        [
+            Part("document", piece, False, where) if is_document else Part(role, piece, role in TRUSTED, where)
+            for is_document, piece in told_apart(text)
+            if piece
+        ]
+    )
+
+
+def file_parts(data: object, name: object, where: str) -> Iterator[Part]:
+    """The name of a file, and what it says where it is text: sent inline, as base64 or a data URL of it."""
+    yield from said("document", name, where)
+    if isinstance(data, str) and data:
+        try:
+            # What is no text fails soon; zero bytes stand in nearly all that decodes by accident.
+            text = b64decode(data[data.find(",", 0, _LONGEST_HEADER) + 1 :]).decode()
+        except ValueError:
+            return
+        if "\0" not in text:
+            yield Part("document", text, False, where)
 
 
 def _is_token(value: object) -> bool:

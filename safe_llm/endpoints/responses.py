@@ -10,10 +10,19 @@ from ..policy import InputRules
 from ..types import Call, Part, Usage
 from .base import Count, Endpoint
 from .hosted import calls_in, hosted_in
-from .reading import hold_images, hold_length, inside, malformed, read_usage, text_or_none, whole_number
+from .reading import (
+    file_parts,
+    hold_images,
+    hold_length,
+    inside,
+    malformed,
+    read_usage,
+    said,
+    text_or_none,
+    whole_number,
+)
 
 _ROLES = ("system", "developer", "user", "assistant")
-_TRUSTED = ("system", "developer")
 _TEXTS = frozenset({"input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text"})
 _PARTS = _TEXTS | {"input_image", "input_file", "input_audio", "computer_screenshot", "encrypted_content"}
 _ITEMS = frozenset(
@@ -40,6 +49,8 @@ _NOT_TEXT = frozenset(
     )
 )
 """Fields of items that a model is not told in words."""
+_OUTSIDE = ("_output", "mcp_call", "search_call", "mcp_list_tools")
+"""How the types of items end that say what others than the model have to say."""
 _UNFINISHED = ("queued", "in_progress")
 _ENDINGS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
@@ -87,15 +98,15 @@ class Responses(Endpoint):
         hold_images(images, rules)
 
     def parts(self, call: Call) -> tuple[Part, ...]:
-        instructions = call.body.get("instructions")
+        items = call.messages or ()
+        if isinstance(call.body.get("input"), str):
+            given = [("input", item) for item in items]
+        else:
+            given = [(f"input[{position}]", item) for position, item in enumerate(items)]
+        given += [("prompt.variables", item) for item in _variables(call)]
         return (
-            *([Part("system", instructions, True)] if instructions else ()),
-            *(
-                Part(role, text, role in _TRUSTED)
-                for item in (*(call.messages or ()), *_variables(call))
-                if (role := _role(item))
-                for text in _texts(item)
-            ),
+            *said("system", call.body.get("instructions"), "instructions"),
+            *(part for where, item in given for part in _said_in(item, where)),
         )
 
     def prompt(self, call: Call) -> Any:
@@ -218,6 +229,16 @@ def _texts(item: Mapping[str, Any]) -> list[str]:
     return list(_words(item, item.get("type") == "image_generation_call"))
 
 
+def _said_in(item: Mapping[str, Any], where: str) -> Iterator[Part]:
+    """All that an item says, for the checks, with the files in it."""
+    role = _role(item)
+    for text in _texts(item):
+        yield from said(role, text, where)
+    for part in _parts(item):
+        if part.get("type") == "input_file":
+            yield from file_parts(part.get("file_data"), part.get("filename"), where)
+
+
 def _words(value: object, is_drawn: bool) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -242,7 +263,7 @@ def _role(item: Mapping[str, Any]) -> str:
     if isinstance(role, str):
         return role
     kind = item.get("type")
-    return "tool" if isinstance(kind, str) and kind.endswith(("_output", "mcp_call", "search_call")) else "assistant"
+    return "tool" if isinstance(kind, str) and kind.endswith(_OUTSIDE) else "assistant"
 
 
 def _is_unseen(item: Mapping[str, Any]) -> bool:

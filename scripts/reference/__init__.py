@@ -25,7 +25,7 @@ PARTS: Mapping[str, Callable[[], Iterable[str]]] = {
         types.UsageRecord, types.Denial, types.Finding, types.ShadowDecision, types.Alert
     ),
     "answers": lambda: classes.fields(types.LimitStatus, types.Quote, types.SwitchEvent),
-    "checks": lambda: classes.fields(types.Content, types.Part),
+    "checks": lambda: classes.fields(types.Check, types.Content, types.Part),
     "reply": lambda: classes.fields(Reply),
     **{name: partial(classes.arguments, name) for name in classes.GROUPS},
 }

@@ -39,7 +39,8 @@ def fields(*classes: type) -> Iterator[str]:
         nodes = [node for node in body(cls) if isinstance(node, ast.AnnAssign)]
         named = [(ast.unparse(node.target), node.annotation) for node in nodes]
         rows = [(code(name), f"`{_spelled(kind)}`", said.get(name, "")) for name, kind in named if name != "_"]
-        yield table(("Field", "Type", ""), rows)
+        if rows:
+            yield table(("Field", "Type", ""), rows)
 
 
 def _spelled(annotation: ast.expr) -> str:

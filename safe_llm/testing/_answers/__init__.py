@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..reply import Reply, Request
-from . import chat, compaction, completions, embeddings, images, responses, speech, transcriptions
+from . import chat, compaction, completions, embeddings, images, moderations, responses, speech, transcriptions
 from .draft import Body, Events, MalformedRequestError, Media, asks_to_stream, sse
 
 __all__ = ["ROUTES", "Body", "Events", "MalformedRequestError", "Media", "Route", "sse"]
@@ -32,6 +32,7 @@ ROUTES: dict[str, Route] = {
     "/images/edits": Route(images.body, images.edit_events, images.streams),
     "/images/generations": Route(images.body, images.generation_events, images.streams),
     "/images/variations": Route(images.body),
+    "/moderations": Route(moderations.body),
     "/responses": Route(responses.body, responses.events),
     "/responses/compact": Route(compaction.body),
 }
