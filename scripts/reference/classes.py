@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 
 import safe_llm
 from safe_llm import types, web
+from safe_llm.checks import Pattern
+from safe_llm.judges import JudgeCheck, ModerationCheck
 from safe_llm.testing import FakeClock, FakeOpenAI, RecordingSink
 
 from .source import about, body, code, section, table, words
@@ -23,6 +25,7 @@ GROUPS: Mapping[str, tuple[type, ...]] = {
         *(safe_llm.LoggingSink, safe_llm.JSONLinesSink, safe_llm.SQLiteSink),
         *(safe_llm.OpenTelemetrySink, safe_llm.PrometheusSink, safe_llm.WebhookSink),
     ),
+    "own_checks": (Pattern, ModerationCheck, JudgeCheck),
     "testing": (FakeOpenAI, FakeClock, RecordingSink),
 }
 """By the part of a document that shows them."""
