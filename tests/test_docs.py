@@ -16,6 +16,7 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import BaseModel
 
 from safe_llm import Alert, ConfigurationError, Policy
 from safe_llm.policy import IdentityRules
@@ -91,6 +92,14 @@ def test_each_key_of_the_policy_has_its_words_type_and_default_in_the_reference(
         for key in section.model_fields:
             assert f"`{key}`" in text or f"`[{key}" in text, (name, key)
     assert ("`required`", "boolean", "`false`", "Deny a call that names no user.") in policy.keys(IdentityRules)
+
+
+def test_a_key_without_words_stops_the_making_of_the_reference() -> None:
+    class Silent(BaseModel):
+        key: int = 1
+
+    with pytest.raises(KeyError, match="key"):
+        list(policy.keys(Silent))
 
 
 def test_every_kind_of_alert_is_explained() -> None:
