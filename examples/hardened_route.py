@@ -22,7 +22,7 @@ from openai import APIError, APITimeoutError, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict
 
-from safe_llm import AsyncSafeOpenAI, JSONLinesSink, SafeLLMError
+from safe_llm import AsyncSafeOpenAI, JSONLinesSink, SafeLLMError, canary
 from safe_llm.web import JWTVerifier, SafeLLMMiddleware, require_feature
 
 POLICY: dict[str, Any] = {  # sizes, output caps, the deadline of 30 s, checks and records are the defaults
@@ -53,10 +53,11 @@ POLICY: dict[str, Any] = {  # sizes, output caps, the deadline of 30 s, checks a
     },
     "checks": {"links": "redact"},
 }
+CANARY = f"({canary()})"  # an answer that holds it is stopped
 PROMPTS = {
-    "chat_support": "You help the customers of an online shop.",
-    "document_analysis": "You summarize the document that the user sends.",
-    "admin": "You answer the staff's questions about the shop's margins.",
+    "chat_support": f"You help the customers of an online shop. {CANARY}",
+    "document_analysis": f"You summarize the document that the user sends. {CANARY}",
+    "admin": f"You answer the staff's questions about the shop's margins. {CANARY}",
 }
 
 

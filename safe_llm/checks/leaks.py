@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 
+from .provenance import CANARY_PATTERN
 from .spans import Rule, Shape, Shapes, Tail, either_case
 
 LONG = 80
@@ -55,7 +56,9 @@ class Wording:
     __slots__ = ("blocks", "letters", "needs")
 
     def __init__(self, texts: Sequence[str]) -> None:
-        parts = [letters for letters in map(folded, texts) if len(letters) >= _SHORT]
+        # Without canaries, which have a rule of their own: with one, a short prompt's words would leak unnoticed.
+        said = [folded(re.sub(CANARY_PATTERN, "", text)) for text in texts]
+        parts = [letters for letters in said if len(letters) >= _SHORT]
         self.letters = b"\0".join(parts)
         self.needs: list[tuple[int, int]] = []
         """Where each prompt begins, and how long a run in it leaks."""

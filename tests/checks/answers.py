@@ -13,11 +13,14 @@ from safe_llm import Policy
 from safe_llm.checks.output import Output
 from safe_llm.endpoints.chat import CHAT
 from safe_llm.endpoints.responses import RESPONSES
+from safe_llm.guard import Guard
 from safe_llm.identity import NOTHING, Identity
 from safe_llm.metering import Meter
+from safe_llm.testing import FakeClock
 from safe_llm.types import Admission, Call
 
 USER = {"role": "user", "content": "Hello"}
+GUARD = Guard(Policy(), clock=FakeClock(), hash_key=b"key")
 
 
 def admission(*, responses: bool = False, **body: Any) -> Admission:
@@ -26,7 +29,7 @@ def admission(*, responses: bool = False, **body: Any) -> Admission:
     given = {"model": "gpt-4o-mini", "stream": True, ("input" if responses else "messages"): [USER], **body}
     call = Call(endpoint, given, NOTHING)
     endpoint.read(call)
-    return Admission("id", call, NOTHING, 0.0, datetime.now(UTC))
+    return Admission("id", call, NOTHING, 0.0, datetime.now(UTC), GUARD)
 
 
 def output(

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from answers import USER, chat_events, output, said, split, through
 
+from safe_llm import canary
 from safe_llm.checks.leaks import LONG, Overlap, folded, wording
 
 PROMPT = (
@@ -53,6 +54,13 @@ def test_a_short_prompt_leaks_whole_and_not_in_part() -> None:
     assert leaks(SHORT, f"It is: {SHORT}")[0]
     assert not leaks(SHORT, f"It is: {SHORT[:30]}")[0]
     assert not leaks("You are a helpful assistant.", "You are a helpful assistant.")[0]
+
+
+def test_a_canary_does_not_keep_the_words_of_a_short_prompt_from_being_missed() -> None:
+    guarded = f"{SHORT} ({canary()})"
+    assert leaks(guarded, f"I was told: {SHORT} That is all.")[0]
+    assert leaks(guarded, guarded)[0]
+    assert not leaks(guarded, "Say nothing of the moon, nor of the sun.")[0]
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -18,7 +18,6 @@ ROWS = (
     cost.row,
     injection.row,
 )
-ABUSES: tuple[Abuse, ...] = tuple(abuse for row in ROWS for abuse in row.abuses if abuse.can_be_stopped)
-"""Those that the library in its present state can be held to."""
+ABUSES: tuple[Abuse, ...] = tuple(abuse for row in ROWS for abuse in row.abuses)
 
 __all__ = ["ABUSES", "ROWS", "Abuse"]

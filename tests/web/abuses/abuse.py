@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import safe_llm
 
 from .stage import Target
 
@@ -24,16 +21,10 @@ class Abuse:
     play: Play
     policy: Mapping[str, Any] = field(default_factory=dict)
     """What the hardened route's policy says otherwise, so that a large limit is met by few calls."""
-    needs: str | None = None
-    """A file of the library that stops it. Where the library does not have it, the abuse is not played."""
     spares: bool = True
     """Whoever else calls is served right after it; False where it is all callers that are stopped."""
     exactly: int | None = None
     """How many of its requests the hardened route sends: what is agreed, not one more, and not one less."""
-
-    @property
-    def can_be_stopped(self) -> bool:
-        return self.needs is None or (Path(safe_llm.__file__).parent / self.needs).exists()
 
     @property
     def id(self) -> str:
