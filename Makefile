@@ -5,9 +5,10 @@ LOWEST := .venv-lowest
 DROPIN := .venv-dropin
 FRAMEWORKS := .venv-frameworks
 BROWSER := .venv-browser
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 
-.PHONY: demo example attack test test-lowest test-dropin test-frameworks test-page lint bench bench-tokens bench-checks format clean
+.PHONY: demo example attack test test-lowest test-dropin test-frameworks test-page lint docs bench bench-tokens bench-checks format clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/safe-llm demo
@@ -44,6 +45,11 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Into build/docs. The tables of the references are written anew; warnings, broken links among them, are errors.
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/python -m scripts.reference
+	$(DOCS)/bin/sphinx-build -q -E -W --keep-going -c docs . build/docs
+
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
 
@@ -58,7 +64,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(DROPIN) $(FRAMEWORKS) $(BROWSER) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* dist
+	rm -rf $(VENV) $(LOWEST) $(DROPIN) $(FRAMEWORKS) $(BROWSER) $(DOCS) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* build dist
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -68,6 +74,11 @@ $(VENV)/.ready: pyproject.toml
 $(LOWEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" "openai==2.45.0"
+	@touch $@
+
+$(DOCS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	@touch $@
 
 $(DROPIN)/.ready: pyproject.toml scripts/dropin/suite.py

@@ -85,6 +85,7 @@ class InputRules(_Section):
     max_context_tokens: Count = 8_000
     """Tokens of the whole request, tools and images included."""
     max_images: CountOrNone = 4
+    """Images of the whole request."""
     max_request_bytes: Count = 1_048_576
     """UTF-8 bytes of all text. Looked at first, before anything is parsed or tokenized."""
     max_inline_bytes: Count = 8_388_608
@@ -101,8 +102,9 @@ class OutputRules(_Section):
     max_tokens: Count = 4_000
     """A larger cap is lowered to this."""
     on_budget: Literal["deny", "shrink", "downgrade"] = "deny"
+    """Where a limit in money has no room: "deny" the call, "shrink" its cap, or "downgrade" its model."""
     min_tokens: Count = 64
-    """The least cap that "shrink" goes down to."""
+    """The least cap that "shrink" goes down to; below it the call is denied."""
     downgrade: dict[Name, Name] = {}
     """Model to the cheaper one that "downgrade" tries."""
 
@@ -127,14 +129,24 @@ class CheckRules(_Section):
     """``[checks]``: what each check of input and output does when it finds something."""
 
     injection: InputAction = "flag"
+    """Input: wording that tries to take the model over, scored from 0 to 1; from 0.5 on it is a finding."""
     role_markers: InputAction = "deny"
+    """Input: tokens of chat templates in what is not the application's own text."""
     hidden_text: InputAction = "deny"
+    """Input: invisible tag characters, bidi overrides, floods of zero-width characters."""
     prompt_leak: OutputAction = "deny"
+    """Output: a canary, or about a hundred characters of the system prompt in a row."""
     secrets: OutputAction = "redact"
+    """Output: keys and credentials, by the shapes that their issuers give them."""
     links: OutputAction = "flag"
+    """Output: links and images, however written, to hosts that are not in `allowed_hosts`."""
     allowed_hosts: tuple[str, ...] = ()
+    """For `links`: hosts, or `*.example.com` for all below one."""
     tool_calls: OutputAction = "flag"
+    """Output: calls of tools that were not offered, or with arguments that break their schema, and structured outputs
+    that break theirs. There is nothing to redact in them: "redact" denies."""
     on_error: Literal["deny", "allow"] = "deny"
+    """What becomes of a call where a check fails or overruns its time."""
 
 
 class _Place(_Section):
@@ -143,6 +155,7 @@ class _Place(_Section):
     kind: ClassVar[str]
 
     limits: tuple[Sentence, ...] = ()
+    """Of the calls that come under this name."""
     input: InputRules = Field(default_factory=InputRules)
     output: OutputRules = Field(default_factory=OutputRules)
     time: TimeRules = Field(default_factory=TimeRules)
@@ -165,6 +178,7 @@ class Plan(_Place):
     kind = "plan"
 
     features: tuple[Name, ...] = ("*",)
+    """Exact names of the features that it includes; `*` is all of them."""
     models: tuple[Name, ...] = ("*",)
     """Exact names as they are sent, or a prefix that ends in ``*``."""
 
@@ -187,7 +201,9 @@ class HostedTool(_Section):
     """What a provider's own tool may add to a call: tokens that are reserved, and a fee for each use."""
 
     reserve_tokens: CountOrNone = 0
+    """Input tokens that one call of the tool may add."""
     fee: Annotated[str, Field(pattern=r"^\$[0-9]{1,6}(\.[0-9]{1,9})?$")] = "$0"
+    """USD for one call of the tool, quoted."""
 
     @property
     def fee_nano(self) -> int:
@@ -251,6 +267,7 @@ class Policy(_Section):
     timezone: str = "UTC"
     """IANA name. Calendar days and months turn over here."""
     default_plan: Name = "default"
+    """The plan of users for whom ``plan_for`` names none."""
     limits: tuple[Sentence, ...] = ()
     """Of the whole application, as totals."""
     alert_at_percent: tuple[Annotated[int, Field(strict=True, ge=1, le=1000)], ...] = (80, 100)

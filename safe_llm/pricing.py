@@ -158,9 +158,11 @@ class PriceEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     input: Price | None = None
+    """USD per million input tokens: quoted, or a whole number."""
     cached_input: Price | None = None
     """The price of `input`, if it is not given."""
     output: Price | None = None
+    """USD per million output tokens; embeddings have 0."""
     same_as: Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME)] | None = None
     """Another entry, or a model with a built-in price: then its tiers hold too."""
 
