@@ -27,7 +27,9 @@ from .recorded import LIMIT_CODES, PLAN_CODES, Decision, Recorded
 
 SLACK = 2_000_000
 """Microseconds by which the store may have seen calls in another order than their records tell."""
-_MOST_WAITING = 64
+_MOST_WAITING = 512
+_AHEAD, _MOST_AHEAD = 500_000, 64
+"""Microseconds, and calls, by which a denial may have come before calls that began earlier: asking took them longer."""
 _LEASE = 60.0
 """Seconds, beyond the call's own: the replay settles every call, so that no lease ends by itself."""
 _BY_SIZE = ("tokens", "input_tokens", "money")
@@ -91,20 +93,54 @@ class Replay:
         self._ended: deque[tuple[int, int, int, Reservation, list[int]]] = deque()
         # Those that came out otherwise than recorded, so far.
         self._waiting: list[_Asked] = []
+        # Those that are to come, and which of these were decided before their turn.
+        self._coming: deque[Recorded] = deque()
+        self._early: set[int] = set()
 
     def run(self, calls: Iterable[Recorded]) -> Iterator[Verdict]:
         """A verdict on each call, nearly in their order."""
+        coming = self._coming
         for call in calls:
-            yield from self._advance(call.begin, call.first)
-            found = self._by_plan(call)
-            if isinstance(found, Verdict):
-                yield found
-            elif self._is_in_force(call):
-                yield from self._as_recorded(found)
-            else:
-                yield self._anew(found)
+            coming.append(call)
+            while coming[0].begin < call.begin - _AHEAD or len(coming) > _MOST_AHEAD:
+                yield from self._next(coming.popleft())
+        while coming:
+            yield from self._next(coming.popleft())
         for asked in self._waiting:
             yield self._anew(asked)
+
+    def _next(self, call: Recorded) -> Iterator[Verdict]:
+        if id(call) in self._early:
+            self._early.discard(id(call))
+            return
+        yield from self._advance(call.begin, call.first)
+        found = self._by_plan(call)
+        if isinstance(found, Verdict):
+            yield found
+        elif self._is_in_force(call):
+            if call.denial is None:
+                yield from self._denied_before()
+            yield from self._as_recorded(found)
+        else:
+            yield self._anew(found)
+
+    def _denied_before(self) -> Iterator[Verdict]:
+        """Denials to come that hold already: they change nothing, and soon they might not hold any more."""
+        for call in self._coming:
+            if call.denial is not None and id(call) not in self._early and self._is_in_force(call):
+                asked = self._by_plan(call)
+                found = asked if isinstance(asked, Verdict) else self._if_denied(asked)
+                if found is not None:
+                    self._early.add(id(call))
+                    yield found
+
+    def _if_denied(self, asked: _Asked) -> Verdict | None:
+        made, answer = self._ask(asked)
+        if not isinstance(answer, Refusal):
+            self._store.settle(answer, [0] * len(made))
+            return None
+        found = self._verdict(asked, made, answer)
+        return found if found.denial == asked.call.denial else None
 
     def _advance(self, now: int, step: int) -> Iterator[Verdict]:
         self._now = max(self._now, now)

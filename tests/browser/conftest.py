@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
 
 from kinds import KINDS
-from samples import month_of_alerts
+from made_records import month_of_alerts
 
 from safe_llm.reports.overview import Overview
 from safe_llm.reports.page import Report, render

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from samples import START, denied, month, record
+from made_records import START, denied, month, record
 
 KINDS: dict[str, Callable[[], list[Any]]] = {
     "month": lambda: list(month()),

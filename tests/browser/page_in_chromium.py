@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from kinds import KINDS
+from made_records import HOSTILE, month
 from playwright.sync_api import Page
-from samples import HOSTILE, month
 
 from safe_llm.reports.facts import EXACT
 from safe_llm.reports.words import visible

@@ -7,6 +7,7 @@ import time
 import pytest
 from answers import output
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+from pace import assert_linear
 
 from safe_llm.checks import Pattern
 from safe_llm.checks.channels import Channel
@@ -222,7 +223,7 @@ WORST = (
 
 
 @pytest.mark.parametrize("text", WORST)
-def test_a_megabyte_of_the_worst_text_takes_less_than_half_a_second(text: str) -> None:
+def test_the_worst_text_takes_time_in_proportion(text: str) -> None:
     rules = {
         "secrets": secret_rules(),
         "canary": canary_rules(),
@@ -230,10 +231,8 @@ def test_a_megabyte_of_the_worst_text_takes_less_than_half_a_second(text: str) -
         "pattern": (Pattern("p", r"[a-z]{4}[0-9]{4}", max_length=8),),
     }
     whole = text * (1_000_000 // len(text))
-    for name, chosen in rules.items():
-        began = time.process_time()
-        redacted(whole, chosen)
-        assert time.process_time() - began < 0.5, name
+    for chosen in rules.values():
+        assert_linear(lambda part, chosen=chosen: redacted(part, chosen), whole)
 
 
 def test_a_megabyte_in_small_pieces_takes_time_in_proportion() -> None:

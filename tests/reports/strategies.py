@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from hypothesis import strategies as st
-from samples import record
+from made_records import record
 
 from safe_llm.reports.facts import EXACT
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from samples import HOSTILE, START, alert, denied, month, month_of_alerts, record
+from made_records import HOSTILE, START, alert, denied, month, month_of_alerts, record
 from strategies import RECORDS, expected
 
 from safe_llm.reports.data import embedded

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import HOSTILE, START, alert, denied, record
+from made_records import HOSTILE, START, alert, denied, record
 from typer.testing import CliRunner
 
 from safe_llm.cli.app import app

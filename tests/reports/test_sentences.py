@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, get_args
 
 import pytest
-from samples import HOSTILE, START, alert, denied, record
+from made_records import HOSTILE, START, alert, denied, record
 
 from safe_llm import Alert
 from safe_llm.reports.facts import Calendar

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import START, denied, record
+from made_records import START, denied, record
 from strategies import RECORDS, expected
 
 from safe_llm.errors import ConfigurationError
