@@ -165,8 +165,8 @@ class Channel:
             self.kept.append(text)
         return True
 
-    def add(self, text: str) -> int:
-        """The text goes on; where the piece begins."""
+    def add(self, text: str, *, final: bool = False) -> int:
+        """The text goes on; where the piece begins. `final`: it is all that comes, so that all is decided."""
         begin = self.end
         self.end += len(text)
         if self.kept is not None:
@@ -180,7 +180,7 @@ class Channel:
                 self._leaks += leaks
                 found += [(leak[0], "prompt_leak") for leak in leaks]
         if self._looking:
-            safe = min(safe, self._scan(text, found, final=False))
+            safe = min(safe, self._scan(text, found, final=final))
         if found:
             self._tell(found, safe)
         self.safe = max(self.safe, safe)  # of a run that is noticed now, the beginning may have been shown
@@ -189,7 +189,7 @@ class Channel:
     def close(self) -> None:
         """No more will come: all is decided."""
         found: list[tuple[int, str]] = []
-        if self._looking:
+        if self._pending:
             self._scan("", found, final=True)
         self._tell(found, self.end)
         self.safe = self.end

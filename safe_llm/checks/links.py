@@ -28,8 +28,8 @@ _BEGUN = re.compile(
 )
 _AUTHORITY = re.compile(r"[^\s\\/?#<>\"'`]*")
 _HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.IGNORECASE)
-_MARKS = (":", "//", "\\", ".")
-"""One of them is in every link."""
+_MARKS = (":", "//", "\\", "www.")
+"""One of them, in lower case, is in every link."""
 _PUNCTUATION = ").,;:!?]}*_~|"
 _REST = Tail(re.compile(r"[^\s<>\"'`)]*"))
 
@@ -55,7 +55,8 @@ class Links:
         spans: list[Span] = []
         length = len(text)
         position = start
-        may_hold_one = any(mark in text for mark in _MARKS)
+        lower = text.lower()
+        may_hold_one = any([mark in lower for mark in _MARKS])
         while may_hold_one and (begin := _BEGIN.search(text, position)):
             authority = _AUTHORITY.match(text, begin.end(), begin.end() + _FAR)
             assert authority is not None

@@ -182,7 +182,7 @@ class Output(Verdicts):
         if known is None:
             before = counts.copy()
             channel = self._channel(keeps=False)
-            channel.add(piece.text)
+            channel.add(piece.text, final=True)
             channel.close()
             shown = channel.cut(piece.text, 0) if channel.has_spans else piece.text
             self._known[piece.text] = shown, counts - before
@@ -286,7 +286,7 @@ class Output(Verdicts):
                 item = entry.item = {AS_TEXT: text}
             for piece in events.texts(item):
                 self._take_whole(piece, entry)
-            if self._offer is not None:
+            if self._offer is not None and (self._offer.shape is not None or b"call" in body):
                 self._take_calls(item, entry)
         except OutputRejectedError as error:
             self._reject(error)

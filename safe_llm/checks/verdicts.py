@@ -172,6 +172,8 @@ class Verdicts:
         if not self._concluded:
             self._concluded = True
             self._note()
+        if not any(self._counts.values()):  # as nearly always
+            return tuple(self._others)
         found: list[Finding] = []
         for name, action in self._actions.items():
             count = max((counts[name] for counts in self._counts.values()), default=0)
@@ -191,7 +193,7 @@ class Verdicts:
                 own = known[text] = Counter[str]()
                 overlap = None if self._noted_leak is None else Overlap(self._noted_leak, self._said)
                 channel = Channel(self._noted, overlap, partial(_count, own), keeps=False)
-                channel.add(text)
+                channel.add(text, final=True)
                 channel.close()
             counts.update(known[text])
 
