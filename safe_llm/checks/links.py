@@ -56,7 +56,7 @@ class Links:
         length = len(text)
         position = start
         lower = text.lower()
-        may_hold_one = any([mark in lower for mark in _MARKS])
+        may_hold_one = any(mark in lower for mark in _MARKS)
         while may_hold_one and (begin := _BEGIN.search(text, position)):
             authority = _AUTHORITY.match(text, begin.end(), begin.end() + _FAR)
             assert authority is not None
