@@ -150,7 +150,7 @@ def test_the_extra_fields_of_a_model_are_weighed_too() -> None:
 def test_ten_megabytes_are_refused_at_once() -> None:
     began = time.perf_counter()
     assert rejected({"a": "é" * 10_000_000}).status_code == 413
-    assert time.perf_counter() - began < 0.1
+    assert time.perf_counter() - began < 0.5
 
 
 @pytest.mark.parametrize(("value", "found"), [(None, None), (1, 1), (10**6, 10**6)])

@@ -33,7 +33,7 @@ from safe_llm.sinks import LoggingSink
 from safe_llm.testing import FakeOpenAI, RecordingSink, Reply
 from safe_llm.types import Admission, Call
 
-SECONDS = 1.0 if coverage.Coverage.current() else 0.1
+SECONDS = 1.0 if coverage.Coverage.current() else 0.3
 """The most processor time that a hostile request may take; measuring coverage makes all code several times slower."""
 
 # Limits that nothing here exhausts, so that counting and pricing take part.
