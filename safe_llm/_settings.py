@@ -54,7 +54,8 @@ def build(
         ConfigurationError: an argument is wrong.
     """
     source = policy if policy is not None else os.environ.get("SAFE_LLM_POLICY") or None
-    path = source if isinstance(source, str | os.PathLike) else None
+    # Whole, for the program may change its folder, and is not to take up another file then.
+    path = os.path.abspath(source) if isinstance(source, str | os.PathLike) else None
     chosen = Policy.of(source)
     time_source = clock if clock is not None else SystemClock()
     if quota_store is None:

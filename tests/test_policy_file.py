@@ -191,6 +191,23 @@ async def test_what_to_do_without_a_store_may_change_as_well(make: Make, file: P
     await done(client.close())
 
 
+async def test_a_program_that_changes_its_folder_keeps_its_policy(
+    make: Make, file: Path, tmp_path: Path, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    client = make(policy="policy.toml")
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "policy.toml").write_text(limited(99))
+    monkeypatch.chdir(other)
+    assert client.guard.policy.plans["default"].limits[0].amount == 1
+    copied = client.with_options(checks=[])
+    assert copied.guard.policy.plans["default"].limits[0].amount == 1
+    assert sink.alerts == []
+    for one in (copied, client):
+        await done(one.close())
+
+
 async def test_a_policy_of_the_program_s_own_does_not_move(make: Make, file: Path) -> None:
     client = make(policy=Policy.from_file(file))
     version = client.guard.policy.version
