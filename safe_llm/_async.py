@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from . import checking, inquiry
+from ._bytes import keep, metered, start
 from ._inspecting import inspected_async
 from ._settings import is_async
 from ._shell import LAST_SECONDS, Shell, switch_values
-from ._streams import keep, metered, start
 from ._transport import Sending, sending
 from .deadline import within
 from .effects import (

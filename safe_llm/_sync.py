@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import checking, inquiry
+from ._bytes import metered
 from ._settings import is_async
 from ._shell import Shell, switch_values
-from ._streams import metered
 from ._transport import Sending, sending
 from .deadline import within
 from .effects import Effect, Flow, Send, T, drive

@@ -31,7 +31,7 @@ FLOORS = (
     {"stores", "sinks", "deadline"},
     {
         *("_sync", "_async", "_shell", "_requests", "_settings", "_outage", "_plans", "_policy_file", "_transport"),
-        *("_streams", "_lines", "_params", "_lazy", "_inspecting", "resources", "client"),
+        *("_bytes", "_streams", "_lines", "_params", "_lazy", "_inspecting", "resources", "client"),
     },
     {"web", "reports", "cli", "testing", "judges"},
 )
