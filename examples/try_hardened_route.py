@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,14 +140,20 @@ def shortened(body: str) -> str:
 def service(folder: str) -> Iterator[dict[str, str]]:
     """The service in a process of its own, as `uvicorn` runs it; yields the variables of the commands."""
     key = ec.generate_private_key(ec.SECP256R1())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with FakeOpenAI() as provider, login(key) as jwks_url:
+    # The socket itself is handed over: a port that is only known to be free may be somebody else's a moment later.
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        FakeOpenAI() as provider,
+        login(key) as jwks_url,
+    ):
+        port, handle = listening.getsockname()[1], listening.fileno()
         said = {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "none", "JWT_ISSUER": ISSUER}
         said |= {"JWKS_URL": jwks_url, "USAGE_LOG": f"{folder}/usage.jsonl"}
-        command = [sys.executable, "-m", "uvicorn", "--factory", "hardened_route:make_app", "--port", str(port)]
+        command = [sys.executable, "-m", "uvicorn", "--factory", "hardened_route:make_app", "--fd", str(handle)]
         process = subprocess.Popen(
-            [*command, "--app-dir", str(Path(__file__).parent), "--log-level", "warning"], env={**os.environ, **said}
+            [*command, "--app-dir", str(Path(__file__).parent), "--log-level", "warning"],
+            env={**os.environ, **said},
+            pass_fds=[handle],
         )
         try:
             wait_for(port, process)
@@ -198,12 +205,14 @@ def login(key: ec.EllipticCurvePrivateKey) -> Iterator[str]:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the service listens."""
+    """Until the service answers."""
     ends = time.monotonic() + 30
     while time.monotonic() < ends and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        asking = HTTPConnection("127.0.0.1", port, timeout=1)
+        with contextlib.suppress(OSError), contextlib.closing(asking):
+            asking.request("GET", "/healthz")
+            asking.getresponse()
             return
-        time.sleep(0.05)
     raise SystemExit("The service did not start: what it said stands above.")
 
 
