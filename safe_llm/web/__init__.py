@@ -1,7 +1,8 @@
-"""The web layer: middlewares that prove who is calling, and answer for what is refused below."""
+"""The web layer: who is calling, proved by a token; and what a web application answers where a call is refused."""
 
 from .asgi import SafeLLMMiddleware
 from .fastapi import require_feature
+from .jwt import JWTVerifier
 from .wsgi import SafeLLMWSGIMiddleware
 
-__all__ = ["SafeLLMMiddleware", "SafeLLMWSGIMiddleware", "require_feature"]
+__all__ = ["JWTVerifier", "SafeLLMMiddleware", "SafeLLMWSGIMiddleware", "require_feature"]
