@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 from callers import Tokens, bearer, serving, until
 from fastapi import BackgroundTasks, FastAPI, Request
@@ -32,7 +33,7 @@ from safe_llm import (
 )
 from safe_llm.identity import add, claim_of, current
 from safe_llm.testing import FakeOpenAI, RecordingSink, Reply
-from safe_llm.web import SafeLLMMiddleware
+from safe_llm.web import JWTVerifier, SafeLLMMiddleware
 
 pytestmark = pytest.mark.anyio
 
@@ -211,6 +212,23 @@ def test_the_application_finds_the_identity(verifier: Tokens, wrapped: Any) -> N
 
     with calling(wrapped(app, verifier=verifier)) as http:
         assert http.get("/me", headers=bearer("alice")).json() == "alice True"
+
+
+def test_real_tokens_by_real_http(make: Any, sink: RecordingSink) -> None:
+    """A genuine one passes; one that has expired, or is signed by another key, does not."""
+    client = make("9 requests/day", identity={"verified": True})
+    app = SafeLLMMiddleware(chat_app(client), verifier=JWTVerifier(secret="k" * 32), client=client)
+
+    def token(key: str, seconds: float) -> dict[str, str]:
+        claims = {"sub": "alice", "iat": time.time() - 60, "exp": time.time() + seconds}
+        return {"Authorization": f"Bearer {jwt.encode(claims, key, 'HS256')}"}
+
+    with calling(app) as http:
+        assert http.post("/chat", headers=token("k" * 32, 600)).status_code == 200
+        for wrong in (token("k" * 32, -30), token("x" * 32, 600)):
+            answer = http.post("/chat", headers=wrong)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')
+    assert [record.user_id for record in sink.records] == ["alice"]
 
 
 def test_one_string_of_exempt_paths_is_refused(verifier: Tokens) -> None:
