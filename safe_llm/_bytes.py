@@ -66,6 +66,16 @@ class Bytes:
             self._line.release()
             self._abandoned(self._inner)
 
+    def _verdict(self, error: BaseException) -> tuple[BaseException, BaseException | None, bool]:
+        """What the reader is told of an error; what the call is settled with, and whether as read to its end."""
+        deadline = self._sending.deadline
+        if isinstance(error, Exception) and not isinstance(error, OutputRejectedError):
+            if self._line.cut:
+                return (error if isinstance(error, HungUpError) else HungUpError()), None, False
+            if deadline is not None and deadline.expired:
+                error = self._sending.too_late()
+        return error, error, True
+
     def disown(self) -> None:
         """Somebody else settles."""
         self._take()
@@ -130,16 +140,11 @@ class _SyncBytes(Bytes):
         self._finish(None, True)
 
     def _fail(self, error: BaseException) -> BaseException:
-        sending = self._sending
-        if isinstance(error, OutputRejectedError):
+        shown, settled, exhausted = self._verdict(error)
+        if isinstance(shown, OutputRejectedError):
             self._inner.close()  # nobody is to read on
-        elif self._line.cut and isinstance(error, Exception):
-            self._finish(None, False)
-            return error if isinstance(error, HungUpError) else HungUpError()
-        elif sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception):
-            error = sending.too_late()
-        self._finish(error, True)
-        return error
+        self._finish(settled, exhausted)
+        return shown
 
     def _finish(self, error: BaseException | None, exhausted: bool) -> None:
         done = self._take()
@@ -168,10 +173,9 @@ class _AsyncBytes(Bytes):
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """The deadline is over: stop the provider and settle. Whoever reads on is told."""
-        deadline, done = self._sending.deadline, self._done
-        if deadline is None or not deadline.expired or done is None:
+        deadline = self._sending.deadline
+        if deadline is None or not deadline.expired or (done := self._take()) is None:
             return
-        self._take()
         self._late = self._sending.too_late()
         self._line.hang_up()
         # Shutting down lets go who waits for the next bytes, closing lets go a provider who cannot get rid of his.
@@ -222,19 +226,14 @@ class _AsyncBytes(Bytes):
         await self._finish(None, True)
 
     async def _fail(self, error: BaseException) -> BaseException:
-        sending = self._sending
         if self._ending is not None and self._late is not None and isinstance(error, Exception):
             await asyncio.wait([self._ending])
             return self._late
-        if isinstance(error, OutputRejectedError):
+        shown, settled, exhausted = self._verdict(error)
+        if isinstance(shown, OutputRejectedError):
             await self._inner.aclose()  # nobody is to read on
-        elif self._line.cut and isinstance(error, Exception):
-            await self._finish(None, False)
-            return error if isinstance(error, HungUpError) else HungUpError()
-        elif sending.deadline is not None and sending.deadline.expired and isinstance(error, Exception):
-            error = sending.too_late()
-        await self._finish(error, True)
-        return error
+        await self._finish(settled, exhausted)
+        return shown
 
     async def _finish(self, error: BaseException | None, exhausted: bool) -> None:
         if self._timer is not None:

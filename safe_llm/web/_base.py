@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .._settings import SystemClock
+from .._settings import SystemClock, is_async
 from ..errors import ConfigurationError
 from ..identity import Verifier
 from ..types import LimitStatus
@@ -25,8 +25,12 @@ class Middleware:
     """An application with its verifier, and what `SafeLLMMiddleware` says of the rest.
 
     Raises:
-        ConfigurationError: `exempt` is one string, whose letters would be taken for paths.
+        ConfigurationError: `exempt` is one string, whose letters would be taken for paths; or the client is async,
+            and this middleware cannot wait.
     """
+
+    waits = True
+    """Whether it can wait for an async client."""
 
     def __init__(
         self,
@@ -40,6 +44,8 @@ class Middleware:
     ) -> None:
         if isinstance(exempt, str):
             raise ConfigurationError(f"exempt= must be several paths, not {exempt!r}: write exempt=({exempt!r},).")
+        if client is not None and not self.waits and is_async(client.guard.usage):
+            raise ConfigurationError("WSGI cannot wait for an async client: pass client= a SafeOpenAI.")
         self.app: Any = app
         self.client = client
         self.clock = SystemClock() if client is None else client.guard.core.clock

@@ -81,16 +81,20 @@ def of_secret(secret: object, algorithms: Iterable[str] | None) -> Key:
     return Key(None, named, material)
 
 
+def _is_json_object(material: bytes) -> bool:
+    try:
+        return isinstance(json.loads(material), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _is_public(material: bytes) -> bool:
     """Whether a secret is what everybody may know of a key: as PEM, OpenSSH, DER or JWK. PyJWT itself refuses these
     at each token, each of its versions some more of them."""
     if b"-----BEGIN" in material or material.startswith((b"ssh-", b"ecdsa-", b"sk-ssh-", b"sk-ecdsa-")):
         return True
-    try:
-        if isinstance(json.loads(material), dict):
-            return True
-    except (ValueError, RecursionError):
-        pass
+    if _is_json_object(material):
+        return True
     if material[:1] != b"\x30":  # DER is a sequence; and a secret alone needs no cryptography
         return False
     x509, serialization = _cryptography()

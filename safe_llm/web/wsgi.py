@@ -7,10 +7,9 @@ from contextvars import Context, copy_context
 from io import BytesIO
 from typing import Any
 
-from .._settings import is_async
-from ..errors import ConfigurationError, DeniedError
-from ..identity import Identity, Verifier
-from ._base import BODY_SECONDS, EXEMPT, MAX_BODY_BYTES, Middleware
+from ..errors import DeniedError
+from ..identity import Identity
+from ._base import Middleware
 from ._body import read_body
 from .exchange import IDENTITY, Exchange
 from .headers import Header, bearer
@@ -35,26 +34,7 @@ class SafeLLMWSGIMiddleware(Middleware):
     closes the answer, which ends the streams that the request has opened.
     """
 
-    def __init__(
-        self,
-        app: Application,
-        *,
-        verifier: Verifier,
-        client: Any = None,
-        max_body_bytes: int = MAX_BODY_BYTES,
-        body_seconds: float = BODY_SECONDS,
-        exempt: Sequence[str] = EXEMPT,
-    ) -> None:
-        if client is not None and is_async(client.guard.usage):
-            raise ConfigurationError("WSGI cannot wait for an async client: pass client= a SafeOpenAI.")
-        super().__init__(
-            app,
-            verifier=verifier,
-            client=client,
-            max_body_bytes=max_body_bytes,
-            body_seconds=body_seconds,
-            exempt=exempt,
-        )
+    waits = False
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         exchange = Exchange(self.client)
