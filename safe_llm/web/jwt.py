@@ -99,25 +99,17 @@ class JWTVerifier:
         if len(given) != 1:
             said = " and ".join(f"{name}=" for name in given) or "none"
             raise ConfigurationError(f"JWTVerifier takes one of secret=, public_key= and jwks_url=, not {said}.")
-        for name, seconds in {"leeway": leeway, "jwks_max_stale": jwks_max_stale}.items():
-            _number(name, seconds, above=False)
-        for name, seconds in {
-            "max_lifetime": max_lifetime,
-            "max_bytes": max_bytes,
-            "timeout": timeout,
-            "jwks_max_age": jwks_max_age,
-            "jwks_min_interval": jwks_min_interval,
-        }.items():
-            _number(name, seconds, above=True)
-        audiences = (audience,) if isinstance(audience, str) else None if audience is None else tuple(audience)
-        if audiences is not None and not (audiences and all(isinstance(one, str) and one for one in audiences)):
-            raise ConfigurationError("audience= must be one or more names, none of them empty; or leave it out.")
-        named = {"issuer": issuer, "user_claim": user_claim, "plan_claim": plan_claim, "session_claim": session_claim}
-        for name, text in named.items():
-            if not isinstance(text, str | None) or text == "":
-                raise ConfigurationError(f"{name}= must be a string with something in it, not {text!r}.")
-        if user_claim is None:
-            raise ConfigurationError("user_claim= must name a claim: without a user there is no identity.")
+        _check_numbers(above=False, leeway=leeway, jwks_max_stale=jwks_max_stale)
+        _check_numbers(
+            above=True,
+            max_lifetime=max_lifetime,
+            max_bytes=max_bytes,
+            timeout=timeout,
+            jwks_max_age=jwks_max_age,
+            jwks_min_interval=jwks_min_interval,
+        )
+        _check_names(issuer=issuer, user_claim=user_claim, plan_claim=plan_claim, session_claim=session_claim)
+        audiences = _checked_audiences(audience)
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._issuer, self._audiences = issuer, audiences
         self._leeway, self._max_lifetime, self._max_bytes = leeway, max_lifetime, max_bytes
@@ -200,10 +192,29 @@ class JWTVerifier:
         raise refused("token_claims", said)
 
 
-def _number(name: str, value: object, *, above: bool) -> None:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or value < 0 or (above and not value):  # type: ignore[operator]
-        raise ConfigurationError(f"{name}= must be a number {'above 0' if above else 'of at least 0'}, not {value!r}.")
+def _check_numbers(*, above: bool, **given: object) -> None:
+    """Numbers above 0, or of at least 0."""
+    for name, value in given.items():
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not fits or value < 0 or (above and not value):  # type: ignore[operator]
+            least = "above 0" if above else "of at least 0"
+            raise ConfigurationError(f"{name}= must be a number {least}, not {value!r}.")
+
+
+def _check_names(**given: object) -> None:
+    """Names of claims, and of the issuer; that of the user's must be there."""
+    for name, text in given.items():
+        if not isinstance(text, str | None) or text == "":
+            raise ConfigurationError(f"{name}= must be a string with something in it, not {text!r}.")
+    if given["user_claim"] is None:
+        raise ConfigurationError("user_claim= must name a claim: without a user there is no identity.")
+
+
+def _checked_audiences(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    audiences = (given,) if isinstance(given, str) else None if given is None else tuple(given)
+    if audiences is not None and not (audiences and all(isinstance(one, str) and one for one in audiences)):
+        raise ConfigurationError("audience= must be one or more names, none of them empty; or leave it out.")
+    return audiences
 
 
 def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
